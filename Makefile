@@ -1,0 +1,71 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# A Python that is new enough; PYTHON=… chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PORT ?= 8006
+URL := http://localhost:$(PORT)
+SERVICE_LOG := data/service.log
+FLAGS ?=
+
+.PHONY: help install run demo stop test lint types check test-events docker-up docker-down logs lock clean
+
+help:  ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
+
+install: .venv/.installed .venv/.installed-dev  ## Make .venv with everything, the tools of development too
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found."; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "venv is needed; on Debian: apt install python3-venv"; exit 1; }
+
+.venv/.installed: requirements.txt | .venv/bin/python
+	@echo "Installing into .venv …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.installed-dev: requirements-dev.txt .venv/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: .venv/.installed  ## Run the service on PORT (8006) with the embedded engine, without Kafka
+	@echo "The service: $(URL)/docs   Ctrl-C stops it."
+	@ENABLE_KAFKA=false PORT=$(PORT) exec $(BIN)/python -m app.main
+
+demo: .venv/.installed  ## Run it in the background, with sample viewing, and show what it answers
+	@PORT=$(PORT) PYTHON=$(BIN)/python SERVICE_LOG=$(SERVICE_LOG) bash scripts/demo.sh
+
+stop:  ## Stop the service that `make demo` left running
+	@bash scripts/stop.sh
+
+test-events: .venv/.installed  ## Send sample viewing to the running service; FLAGS="--days 30 …"
+	@$(BIN)/python test_events.py --url $(URL) $(FLAGS)
+
+test: install  ## Run every test
+	@$(BIN)/python -m pytest
+
+lint: install  ## Check format and style
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: install  ## Check types
+	@$(BIN)/mypy
+
+check: lint types test  ## Everything that must pass
+
+docker-up:  ## Service, ClickHouse server and Kafka in containers
+	docker compose up --build --detach --wait
+
+docker-down:  ## Stop the containers; the data stays in their volumes
+	docker compose down
+
+logs:  ## Follow the containers' logs
+	docker compose logs --follow
+
+lock: install  ## Pin the newest versions of what requirements*.in name
+	@$(BIN)/pip-compile --upgrade --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header -o requirements.txt requirements.in
+	@$(BIN)/pip-compile --upgrade --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header --allow-unsafe -o requirements-dev.txt requirements-dev.in
+
+clean:  ## Remove .venv and the tools' caches; data/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

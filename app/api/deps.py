@@ -1,0 +1,63 @@
+"""What an endpoint may be given."""
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from pydantic import AfterValidator
+
+from app.core.errors import BodyTooLargeError
+from app.ingest.intake import Intake
+from app.schemas.events import MAX_BODY_BYTES
+from app.services.analytics_service import AnalyticsService
+from app.services.window import load_zone
+
+# A client that is still sending doesn't read our answer: this much more is let in and thrown away.
+_DRAINED_BYTES = 4 * MAX_BODY_BYTES
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of the request. Raises BodyTooLargeError, without ever holding more than the limit."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BODY_BYTES:
+            chunks.append(chunk)
+        elif size > _DRAINED_BYTES:
+            break
+        else:
+            chunks.clear()
+    if size > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"the body is over {MAX_BODY_BYTES} bytes")
+    return b"".join(chunks)
+
+
+def _known_zone(name: str) -> str:
+    load_zone(name)
+    return name
+
+
+def _service(request: Request) -> AnalyticsService:
+    service: AnalyticsService = request.app.state.service
+    return service
+
+
+def _intake(request: Request) -> Intake:
+    intake: Intake = request.app.state.intake
+    return intake
+
+
+Body = Annotated[bytes, Depends(read_body)]
+Service = Annotated[AnalyticsService, Depends(_service)]
+Events = Annotated[Intake, Depends(_intake)]
+
+Days = Annotated[
+    int,
+    Query(ge=1, le=365, description="Calendar days in `tz`, today included.", examples=[7]),
+]
+Zone = Annotated[
+    str,
+    AfterValidator(_known_zone),
+    Query(description="IANA time zone that days and hours are in.", examples=["Europe/Berlin"]),
+]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many films.", examples=[10])]

@@ -1,0 +1,176 @@
+"""From an error to an answer: one table, and the only maker of problem+json (RFC 9457)."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from app.core import errors
+from app.schemas.events import RejectionReason
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 2
+
+# Every error class that can reach a client. ConfigurationError can't: it ends the start.
+STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
+    errors.MalformedBodyError: HTTPStatus.BAD_REQUEST,
+    errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong with a request."""
+
+    loc: list[str | int] = Field(examples=[["query", "days"]])
+    msg: str = Field(examples=["Input should be less than or equal to 365"])
+    type: str = Field(examples=["less_than_equal"])
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path that was asked for.")
+    request_id: str = Field(description="Names this request in the service's log.")
+    errors: list[ProblemError] | None = Field(None, description="With 422: what is wrong, each.")
+    reason: RejectionReason | None = Field(None, description="Why an event was rejected.")
+
+
+def problem(
+    request: Request,
+    status: int,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    **members: Any,
+) -> JSONResponse:
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=request.url.path,
+        request_id=request.state.request_id,
+        **members,
+    )
+    headers = dict(headers or {})
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    return JSONResponse(
+        body.model_dump(mode="json", exclude_none=True),
+        status,
+        headers,
+        media_type="application/problem+json",
+    )
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors in the OpenAPI description."""
+    return {status: _described(HTTPStatus(status)) for status in statuses}
+
+
+_EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
+    400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
+    413: ("10001 events; a batch holds 10000", {}),
+    422: (
+        "user_id must be a UUID",
+        {
+            "reason": "invalid_field",
+            "errors": [
+                {
+                    "loc": ["body", "user_id"],
+                    "msg": "user_id must be a UUID",
+                    "type": "invalid_field",
+                }
+            ],
+        },
+    ),
+    500: ("The service failed. The log has more under this request_id.", {}),
+    503: ("The store can't be reached. Try again later.", {}),
+}
+
+
+_PLAIN = {"uuid_parsing": "Input should be a valid UUID"}
+
+
+def _described(status: HTTPStatus) -> dict[str, Any]:
+    detail, members = _EXAMPLES[status]
+    example = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+        "instance": "/api/v1/analytics/…",
+        "request_id": "5f1c7a9e0b3d4c55",
+        **members,
+    }
+    return {
+        "model": Problem,
+        "description": status.phrase,
+        "content": {"application/problem+json": {"example": example}},
+    }
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(errors.AnalyticsError, _our_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _our_error(request: Request, error: Exception) -> JSONResponse:
+    status = STATUS[type(error)]
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return await _bug(request, error)
+    detail = str(error)
+    members: dict[str, Any] = {}
+    if isinstance(error, errors.StoreUnavailableError):
+        logger.warning("%s: the store: %s", request.state.request_id, error)
+        detail = "The store can't be reached. Try again later."
+    if isinstance(error, errors.MalformedBodyError):
+        members["reason"] = RejectionReason.NOT_JSON
+    if isinstance(error, errors.UnexpectedBodyError):
+        members["errors"] = [ProblemError(loc=["body"], msg=detail, type="unexpected_body")]
+    if isinstance(error, errors.EventRejectedError):
+        place = ["body", error.field] if error.field else ["body"]
+        members["reason"] = error.reason
+        members["errors"] = [ProblemError(loc=list(place), msg=detail, type=error.reason)]
+    return problem(request, status, detail, **members)
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    # Without "input" and "ctx", and without the messages that quote it: what was sent stays unsaid.
+    found = [
+        ProblemError(
+            loc=list(one["loc"]),
+            msg=_PLAIN.get(one["type"], one["msg"].removeprefix("Value error, ")),
+            type=one["type"],
+        )
+        for one in error.errors()
+    ]
+    detail = "; ".join(f"{one.loc[-1]}: {one.msg}" for one in found)
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=found)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem(request, error.status_code, error.detail, dict(error.headers or {}))
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s: %s", request.state.request_id, request.url.path, exc_info=error)
+    detail, _ = _EXAMPLES[HTTPStatus.INTERNAL_SERVER_ERROR]
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail)

@@ -1,0 +1,91 @@
+"""Settings: the only reader of the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.core.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, from the environment or `.env`; the environment wins.
+
+    An empty variable counts as unset. Each field's variable is its name in capitals.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    clickhouse_host: str | None = Field(
+        None, description="ClickHouse server. Unset: the embedded engine at `CLICKHOUSE_PATH`."
+    )
+    clickhouse_port: int = Field(9000, ge=1, le=65535, description="Native protocol port.")
+    clickhouse_database: str = Field(
+        "analytics", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Database name."
+    )
+    clickhouse_user: str = Field("default", description="User of the ClickHouse server.")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="That user's password.")
+    clickhouse_secure: bool = Field(False, description="Speak TLS to the ClickHouse server.")
+    clickhouse_path: Path = Field(
+        Path("data/clickhouse"), description="Where the embedded engine keeps its data."
+    )
+    clickhouse_fsync: bool = Field(
+        True,
+        description=(
+            "Embedded engine: events reach the disk before they are acknowledged. False is faster "
+            "and survives a killed process, but a power cut may lose the last seconds."
+        ),
+    )
+    clickhouse_readers: int = Field(
+        4, ge=1, le=64, description="How many queries run at the same time; more wait."
+    )
+
+    kafka_bootstrap_servers: str = Field("localhost:9092", description="Kafka brokers.")
+    kafka_consumer_group: str = Field("analytics-service", description="Kafka group id.")
+    enable_kafka: bool = Field(True, description="Start the Kafka consumer.")
+
+    write_batch_events: int = Field(
+        10_000, ge=1, le=1_000_000, description="A batch is written when it holds this many events,"
+    )
+    write_batch_age_ms: int = Field(
+        5, ge=0, le=60_000, description="or when its first event has waited this long."
+    )
+    write_buffer_events: int = Field(
+        50_000,
+        ge=10_000,
+        le=10_000_000,
+        description="Events that may wait to be written; past that, 503. At least one full request.",
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every one.")
+    port: int = Field(8006, ge=1, le=65535, description="Service port.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least level that is logged."
+    )
+
+    @field_validator("clickhouse_path")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        # The embedded engine reads what follows a "?" in its path as options.
+        if "?" in str(path):
+            raise ValueError("must not contain '?'")
+        return path.absolute()
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: a value cannot be used; the text names the variable and the rule.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'_'.join(str(part) for part in issue['loc']).upper()}: {issue['msg']}"
+            for issue in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(problems) from None

@@ -1,0 +1,218 @@
+"""From bytes to an event, or to a rejection with its reason. Pure: the time is handed in."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from app.schemas.events import (
+    MAX_METADATA_BYTES,
+    MAX_POSITION_SECONDS,
+    EventType,
+    RejectionReason,
+    ViewingEvent,
+)
+
+RETENTION = timedelta(days=365)
+MAX_AHEAD = timedelta(minutes=5)
+
+# Namespace of derived event ids (UUIDv5, RFC 9562). Another value would make every repeat a new event.
+ID_NAMESPACE = UUID("6f7a1b0e-8c52-4d39-9e1d-3b5c0a7f2d64")
+
+# RFC 3339, which allows a space for the T; the offset may be missing, which means UTC.
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-5][0-9])?"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_RULES = {
+    "user_id": "user_id must be a UUID",
+    "movie_id": "movie_id must be a UUID",
+    "event_type": "event_type must be start, progress or finish",
+    "action": "action must be stream_start, stream_progress or stream_stop",
+    "timestamp": "timestamp must be a date and time as in RFC 3339",
+    "position_seconds": f"position_seconds must be a number from 0 to {MAX_POSITION_SECONDS}",
+    "session_id": "session_id must be a UUID or null",
+    "metadata": "metadata must be a JSON object",
+    "event_id": "event_id must be a UUID",
+}
+_NAMED_FIELD = re.compile(r"missing required field `(\w+)`|at `\$\.(\w+)")
+
+_decoder = msgspec.json.Decoder(ViewingEvent)
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An event as it is stored.
+
+    Attributes:
+        event_time: whole seconds since 1970-01-01 UTC.
+        metadata: JSON text of an object.
+        repeats_any_of_day: it came with an id but no time of its own, and so repeats whatever has
+            that id in the 24 hours before it.
+    """
+
+    id: UUID
+    user_id: UUID
+    movie_id: UUID
+    event_type: EventType
+    event_time: int
+    position_seconds: int
+    session_id: UUID | None
+    metadata: str
+    repeats_any_of_day: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Bytes that are no event. `field` names the culprit where there is one."""
+
+    reason: RejectionReason
+    detail: str
+    field: str | None = None
+
+
+def decode_event(raw: bytes | msgspec.Raw, now: datetime) -> Event | Rejected:
+    """Read one event; `now` is both the default time and what too late and too old are told by."""
+    try:
+        return _decode(raw, now)
+    except _Rejection as rejection:
+        return rejection.rejected
+
+
+class _Rejection(Exception):
+    def __init__(self, reason: RejectionReason, detail: str, field: str | None = None) -> None:
+        self.rejected = Rejected(reason, detail, field)
+
+
+def _decode(raw: bytes | msgspec.Raw, now: datetime) -> Event:
+    sent = _parse(bytes(raw))
+    event_type = _event_type(sent)
+    moment = now if sent.timestamp is msgspec.UNSET else _moment(sent.timestamp)
+    microseconds = (moment - _EPOCH) // _MICROSECOND
+    if moment - now > MAX_AHEAD:
+        raise _Rejection(
+            RejectionReason.IN_FUTURE, "timestamp is more than 5 minutes ahead", "timestamp"
+        )
+    if now - moment > RETENTION:
+        raise _Rejection(RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp")
+    position = int(sent.position_seconds)
+    metadata = _metadata(sent.metadata)
+    return Event(
+        id=(
+            derive_id(
+                sent.user_id, sent.movie_id, event_type, microseconds, position, sent.session_id
+            )
+            if sent.event_id is msgspec.UNSET
+            else sent.event_id
+        ),
+        user_id=sent.user_id,
+        movie_id=sent.movie_id,
+        event_type=event_type,
+        event_time=microseconds // 1_000_000,
+        position_seconds=position,
+        session_id=sent.session_id,
+        metadata=metadata,
+        repeats_any_of_day=(
+            sent.timestamp is msgspec.UNSET and sent.event_id is not msgspec.UNSET
+        ),
+    )
+
+
+def derive_id(
+    user_id: UUID,
+    movie_id: UUID,
+    event_type: EventType,
+    microseconds: int,
+    position_seconds: int,
+    session_id: UUID | None,
+) -> UUID:
+    """The UUIDv5 of an event that came without an id, from its parsed values.
+
+    `microseconds` since 1970-01-01 UTC. The name that is hashed is the values as text, in this
+    order, with `|` between them and nothing for no session.
+    """
+    name = (
+        f"{user_id}|{movie_id}|{event_type.value}|{microseconds}|{position_seconds}|"
+        f"{session_id or ''}"
+    )
+    # What uuid.uuid5 does, in half its time.
+    digest = hashlib.sha1(ID_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()
+    return UUID(bytes=digest[:16], version=5)
+
+
+def _parse(raw: bytes) -> ViewingEvent:
+    try:
+        # msgspec does not look into the strings that it skips.
+        raw.decode()
+        return _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        _check_json(raw)
+        named = _NAMED_FIELD.search(str(error))
+        if named is None:
+            raise _Rejection(
+                RejectionReason.INVALID_FIELD, "an event must be a JSON object"
+            ) from None
+        field = named[1] or named[2]
+        raise _Rejection(RejectionReason.INVALID_FIELD, _RULES[field], field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _not_json() from None
+
+
+def _check_json(raw: bytes) -> None:
+    """A wrong field is reported before the text is read to its end: it may be no JSON at all."""
+    try:
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise _not_json() from None
+
+
+def _not_json() -> _Rejection:
+    return _Rejection(RejectionReason.NOT_JSON, "not JSON in UTF-8")
+
+
+def _event_type(sent: ViewingEvent) -> EventType:
+    if sent.action is msgspec.UNSET:
+        if sent.event_type is msgspec.UNSET:
+            raise _Rejection(
+                RejectionReason.INVALID_FIELD, "event_type or action is required", "event_type"
+            )
+        return sent.event_type
+    if sent.event_type not in (msgspec.UNSET, sent.action.event_type):
+        raise _Rejection(
+            RejectionReason.TYPE_MISMATCH, "event_type and action disagree", "action"
+        )
+    return sent.action.event_type
+
+
+def _moment(timestamp: str) -> datetime:
+    """The instant of an RFC 3339 text; digits after the microsecond are cut off."""
+    try:
+        if _RFC_3339.fullmatch(timestamp) is None:
+            raise ValueError
+        moment = datetime.fromisoformat(timestamp.upper())
+    except ValueError:
+        raise _Rejection(
+            RejectionReason.INVALID_FIELD, _RULES["timestamp"], "timestamp"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _metadata(raw: msgspec.Raw | msgspec.UnsetType) -> str:
+    if raw is msgspec.UNSET:
+        return "{}"
+    text = bytes(raw)
+    if not text.startswith(b"{"):
+        raise _Rejection(RejectionReason.INVALID_FIELD, _RULES["metadata"], "metadata")
+    compact = msgspec.json.format(text, indent=-1)
+    if len(compact) > MAX_METADATA_BYTES:
+        raise _Rejection(
+            RejectionReason.METADATA_TOO_LARGE,
+            f"metadata is over {MAX_METADATA_BYTES} bytes of JSON",
+            "metadata",
+        )
+    return compact.decode()

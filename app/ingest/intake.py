@@ -1,0 +1,155 @@
+"""The HTTP door's way in: the body of a request becomes events, and events a receipt."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import msgspec
+
+from app.core.errors import (
+    BodyTooLargeError,
+    EventRejectedError,
+    MalformedBodyError,
+    UnexpectedBodyError,
+)
+from app.ingest.decode import Event, Rejected, decode_event
+from app.ingest.writer import Writer
+from app.schemas.events import (
+    MAX_BATCH_EVENTS,
+    BatchReceipt,
+    EventReceipt,
+    Rejection,
+    RejectionReason,
+)
+
+# Bodies over this are decoded in a thread: they would hold up everyone else for milliseconds.
+_INLINE_BYTES = 32 * 1024
+
+RawEvents = Sequence[bytes | msgspec.Raw]
+
+
+class _Envelope(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+class Intake:
+    """Takes request bodies; what a receipt calls stored is stored.
+
+    Raises:
+        WriteBufferFullError, StoreUnavailableError, StoreError: as Writer.write does.
+    """
+
+    def __init__(self, writer: Writer, clock: Callable[[], datetime]) -> None:
+        self._writer = writer
+        self._clock = clock
+
+    async def take_event(self, body: bytes) -> EventReceipt:
+        """One event.
+
+        Raises:
+            MalformedBodyError: not JSON.
+            EventRejectedError: JSON, but no event that can be stored.
+        """
+        event = decode_event(body, self._clock())
+        if isinstance(event, Rejected):
+            if event.reason is RejectionReason.NOT_JSON:
+                raise MalformedBodyError("the body is not JSON in UTF-8")
+            raise EventRejectedError(event.reason, event.detail, event.field)
+        [stored] = await self._writer.write([event])
+        return EventReceipt(id=event.id, status="stored" if stored else "duplicate")
+
+    async def take_batch(self, body: bytes, *, lines: bool) -> BatchReceipt:
+        """Many events: a JSON array, an object with `events`, or (`lines`) NDJSON.
+
+        Raises:
+            MalformedBodyError: not JSON. A line of NDJSON that is not is a rejection instead.
+            UnexpectedBodyError: neither an array nor an object with an array `events`.
+            BodyTooLargeError: too many events.
+        """
+        if len(body) > _INLINE_BYTES:
+            decoded = await asyncio.to_thread(_decode_batch, body, lines, self._clock())
+        else:
+            decoded = _decode_batch(body, lines, self._clock())
+        events = [one for one in decoded if isinstance(one, Event)]
+        stored = sum(await self._writer.write(events))
+        rejections = [
+            Rejection(index=index, reason=one.reason, detail=one.detail)
+            for index, one in enumerate(decoded)
+            if isinstance(one, Rejected)
+        ]
+        return BatchReceipt(
+            received=len(decoded),
+            stored=stored,
+            duplicates=len(events) - stored,
+            rejected=len(rejections),
+            rejections=rejections,
+        )
+
+
+def _decode_batch(body: bytes, lines: bool, now: datetime) -> list[Event | Rejected]:
+    raw_events = split_lines(body) if lines else split_json(body)
+    if len(raw_events) > MAX_BATCH_EVENTS:
+        raise BodyTooLargeError(f"{len(raw_events)} events; a batch holds {MAX_BATCH_EVENTS}")
+    return [decode_event(raw, now) for raw in raw_events]
+
+
+def split_lines(body: bytes) -> RawEvents:
+    """The lines of NDJSON; empty ones are none."""
+    return [line for line in body.split(b"\n") if not line.isspace() and line]
+
+
+def split_json(body: bytes) -> RawEvents:
+    """The elements of a JSON array, or of the array `events` of an object, each as its bytes."""
+    try:
+        if body.lstrip(b" \t\r\n").startswith(b"{"):
+            return _decode_envelope(body).events
+        return _decode_array(body)
+    except msgspec.ValidationError:
+        if _is_json(body):
+            raise UnexpectedBodyError(
+                "the body must be an array of events, or an object with an array `events`"
+            ) from None
+        raise _malformed() from None
+    except RecursionError:
+        raise _malformed() from None
+    except msgspec.DecodeError:
+        return _split_leniently(body)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _split_leniently(body: bytes) -> RawEvents:
+    """The same by Python's json, which reads half of a surrogate pair where msgspec gives up.
+
+    Text that was cut in the middle of an emoji has that: it makes one event bad, not the batch.
+    """
+    try:
+        parsed = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise _malformed() from None
+    events = parsed.get("events") if isinstance(parsed, dict) else parsed
+    if not isinstance(events, list):
+        raise UnexpectedBodyError(
+            "the body must be an array of events, or an object with an array `events`"
+        )
+    return [json.dumps(event).encode() for event in events]
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _malformed() -> MalformedBodyError:
+    return MalformedBodyError("the body is not JSON in UTF-8")

@@ -1,0 +1,77 @@
+"""What the rollups lack after an insert was cut short, and adding it.
+
+An insert puts its rows into viewing_events first and then into each rollup in turn, so a rollup can
+lag behind the events but never lead. Flushes follow one another, so only the rows of the last batch
+can be missing. Which rollups there are, and what they hold, is asked of the store: another one in
+`clickhouse/schema.sql` needs nothing here.
+"""
+
+from dataclasses import dataclass
+
+from app.core.clickhouse_client import ClickHouseClient, load_query
+
+_EVENTS = "viewing_events"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """A table, the SELECT over the events that fills it, and its columns by their part in it."""
+
+    table: str
+    source: str
+    keys: tuple[str, ...]
+    sums: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+async def load_rollups(store: ClickHouseClient) -> list[Rollup]:
+    """All rollups of the store's database over viewing_events."""
+    rows = await store.execute(load_query("rollups"))
+    return [
+        Rollup(
+            row["table"],
+            row["source"],
+            tuple(row["keys"]),
+            tuple(row["sums"]),
+            tuple(row["states"]),
+        )
+        for row in rows
+    ]
+
+
+async def repair_rollup(store: ClickHouseClient, rollup: Rollup, batch_id: int) -> None:
+    """Add what the events say and the rollup doesn't, for every key that the batch touches.
+
+    Doing it again adds nothing, and being killed half-way leaves the rest to the next time: sums
+    are compared before they are added, and a uniq state that is merged twice counts once.
+    """
+    await store.execute(repair_statement(rollup), {"batch_id": batch_id})
+
+
+def repair_statement(rollup: Rollup) -> str:
+    keys = ", ".join(rollup.keys)
+    columns = ", ".join((*rollup.keys, *rollup.sums, *rollup.states))
+    of_batch = f"(SELECT * FROM {_EVENTS} WHERE batch_id = {{batch_id:UInt64}})"
+    touched = f"SELECT {keys} FROM ({rollup.source.replace(_EVENTS, of_batch, 1)})"
+    sums = ", ".join(f"sum({rollup.table}.{column}) AS {column}" for column in rollup.sums)
+    # Never negative, though retention may have taken events that the rollup still counts.
+    missing = ", ".join(
+        f"greatest(toInt64(there.{column}) - toInt64(here.{column}), 0) AS {column}"
+        for column in rollup.sums
+    )
+    lacks = " OR ".join(f"there.{column} > here.{column}" for column in rollup.sums)
+    return f"""
+        INSERT INTO {rollup.table} ({columns})
+        SELECT {', '.join(f'there.{key}' for key in rollup.keys)},
+               {missing},
+               {', '.join(f'there.{state}' for state in rollup.states)}
+        FROM (SELECT * FROM ({rollup.source}) WHERE ({keys}) IN ({touched})) AS there
+        LEFT JOIN
+        (
+            SELECT {keys}, {sums}
+            FROM {rollup.table}
+            WHERE ({keys}) IN ({touched})
+            GROUP BY {keys}
+        ) AS here USING ({keys})
+        WHERE {lacks}
+    """

@@ -1,0 +1,273 @@
+"""The one way into the store: collect, drop what is there already, insert, then acknowledge."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from app.core.clickhouse_client import ClickHouseClient, load_query
+from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
+from app.ingest.decode import Event
+from app.ingest.rollups import load_rollups, repair_rollup
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = (
+    "id",
+    "user_id",
+    "movie_id",
+    "event_type",
+    "event_time",
+    "position_seconds",
+    "session_id",
+    "metadata",
+    "batch_id",
+)
+_DAY_SECONDS = 24 * 60 * 60
+_REPAIR_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    """Events that are acknowledged together: `stored` gets a bool an event, or an error."""
+
+    events: Sequence[Event]
+    arrived: float
+    stored: asyncio.Future[list[bool]]
+
+
+class Writer:
+    """Group commit for any number of callers. There is one in a process, and one for a store.
+
+    Flushes follow one another; what arrives meanwhile forms the next one. Each has a number, the
+    `batch_id` of its rows. After a flush that was cut short, by a fault here or by the death of
+    the process before, the rollups are brought to the events before anything else is written.
+
+    Args:
+        store: connected, with its tables.
+        batch_events: a batch is flushed as soon as it holds so many events,
+        batch_age: or when its first event has waited so many seconds.
+        buffer_events: events that may wait or be under way; past that, `write` refuses.
+        clock: the present time, for events that repeat whatever had their id in the last day.
+    """
+
+    def __init__(
+        self,
+        store: ClickHouseClient,
+        *,
+        batch_events: int,
+        batch_age: float,
+        buffer_events: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._batch_events = batch_events
+        self._batch_age = batch_age
+        self._buffer_events = buffer_events
+        self._clock = clock
+        self._waiting: deque[_Submission] = deque()
+        self._waiting_events = 0
+        self._flushing_events = 0
+        self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
+        self._closing = False
+        # Whether the last batch may be in the events and not in every rollup. After a start it may.
+        self._torn = True
+        self._batch_id = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Repair the last batch of the process before, then take events.
+
+        Raises:
+            StoreUnavailableError, StoreError: the store can't be brought into order.
+        """
+        await self._repair()
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def write(self, events: Sequence[Event]) -> list[bool]:
+        """Have events stored; returns when they are, and every query sees them.
+
+        Returns:
+            For each event, True when it was stored and False when it is a repeat of one that is.
+
+        Raises:
+            WriteBufferFullError: there is no room; none of them was taken.
+            StoreUnavailableError, StoreError: some may be stored, some not; sending all of them
+                again stores the rest.
+        """
+        if not events:
+            return []
+        if self._closing:
+            raise StoreUnavailableError("the service is stopping")
+        if self._waiting_events + self._flushing_events + len(events) > self._buffer_events:
+            raise WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
+        loop = asyncio.get_running_loop()
+        submission = _Submission(events, loop.time(), loop.create_future())
+        self._waiting.append(submission)
+        self._waiting_events += len(events)
+        self._arrived.set()
+        if self._waiting_events >= self._batch_events:
+            self._full.set()
+        return await submission.stored
+
+    async def close(self) -> None:
+        """Refuse new events, flush those that wait, and stop."""
+        self._closing = True
+        self._arrived.set()
+        self._full.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                await self._wait_for_events()
+                continue
+            await self._wait_for_more()
+            batch = self._next_batch()
+            try:
+                outcomes = await self._flush([e for one in batch for e in one.events])
+            except Exception as error:
+                if not isinstance(error, AnalyticsError):
+                    logger.exception("a flush failed")
+                _fail(batch, error)
+            else:
+                _acknowledge(batch, outcomes)
+            self._flushing_events = 0
+
+    async def _wait_for_events(self) -> None:
+        if self._torn:
+            # Until it is repaired the rollups are behind, and nobody may come to write.
+            if await _wait(self._arrived, _REPAIR_RETRY_SECONDS):
+                return
+            try:
+                await self._repair()
+            except AnalyticsError as error:
+                logger.warning("the last batch is not repaired yet: %s", error)
+        else:
+            await self._arrived.wait()
+
+    async def _wait_for_more(self) -> None:
+        """Until the batch is large or old enough. What came during the last flush is old already."""
+        age = asyncio.get_running_loop().time() - self._waiting[0].arrived
+        if age < self._batch_age:
+            await _wait(self._full, self._batch_age - age)
+
+    def _next_batch(self) -> list[_Submission]:
+        batch: list[_Submission] = []
+        size = 0
+        while self._waiting and (not batch or size < self._batch_events):
+            submission = self._waiting.popleft()
+            batch.append(submission)
+            size += len(submission.events)
+        self._waiting_events -= size
+        self._flushing_events = size
+        if not self._waiting and not self._closing:
+            self._arrived.clear()
+        if self._waiting_events < self._batch_events and not self._closing:
+            self._full.clear()
+        return batch
+
+    async def _flush(self, events: Sequence[Event]) -> list[bool]:
+        if self._torn:
+            await self._repair()
+        outcomes = await self._are_new(events)
+        batch_id = self._batch_id + 1
+        rows = [
+            _row(event, batch_id) for event, new in zip(events, outcomes, strict=True) if new
+        ]
+        if rows:
+            self._batch_id = batch_id
+            self._torn = True
+            await self._store.insert("viewing_events", _COLUMNS, rows)
+            self._torn = False
+        return outcomes
+
+    async def _repair(self) -> None:
+        [row] = await self._store.execute(load_query("last_batch"))
+        self._batch_id = max(self._batch_id, row["batch_id"])
+        for rollup in await load_rollups(self._store):
+            await repair_rollup(self._store, rollup, row["batch_id"])
+        self._torn = False
+
+    async def _are_new(self, events: Sequence[Event]) -> list[bool]:
+        """For each event, whether neither the store nor an earlier one here is the same."""
+        known = await self._stored(events)
+        last_seen = await self._stored_today(e.id for e in events if e.repeats_any_of_day)
+        outcomes = []
+        for event in events:
+            key = (event.id, event.event_time)
+            repeated = key in known or (
+                event.repeats_any_of_day
+                and last_seen.get(event.id, 0) >= event.event_time - _DAY_SECONDS
+            )
+            outcomes.append(not repeated)
+            known.add(key)
+            last_seen[event.id] = max(last_seen.get(event.id, 0), event.event_time)
+        return outcomes
+
+    async def _stored(self, events: Sequence[Event]) -> set[tuple[UUID, int]]:
+        rows = await self._store.execute(
+            load_query("stored_events"),
+            {
+                "ids": list({event.id for event in events}),
+                "times": list({event.event_time for event in events}),
+            },
+        )
+        return {(UUID(row["id"]), row["event_time"]) for row in rows}
+
+    async def _stored_today(self, ids: Iterable[UUID]) -> dict[UUID, int]:
+        """The last time of each id in the last 24 hours, for ids that have one."""
+        wanted = list(set(ids))
+        if not wanted:
+            return {}
+        rows = await self._store.execute(
+            load_query("stored_ids_since"),
+            {"ids": wanted, "since": int(self._clock().timestamp()) - _DAY_SECONDS},
+        )
+        return {UUID(row["id"]): row["last_time"] for row in rows}
+
+
+def _row(event: Event, batch_id: int) -> tuple[Any, ...]:
+    return (
+        event.id,
+        event.user_id,
+        event.movie_id,
+        event.event_type,
+        event.event_time,
+        event.position_seconds,
+        event.session_id,
+        event.metadata,
+        batch_id,
+    )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event was set within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _fail(batch: Iterable[_Submission], error: Exception) -> None:
+    for submission in batch:
+        if not submission.stored.done():
+            submission.stored.set_exception(error)
+
+
+def _acknowledge(batch: Iterable[_Submission], outcomes: Sequence[bool]) -> None:
+    start = 0
+    for submission in batch:
+        end = start + len(submission.events)
+        # Its caller may have gone away; the events stay.
+        if not submission.stored.done():
+            submission.stored.set_result(list(outcomes[start:end]))
+        start = end

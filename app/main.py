@@ -1,0 +1,201 @@
+"""Puts the service together, and starts it: `python -m app.main`."""
+
+import logging
+import re
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import health
+from app.api.errors import install_error_handlers
+from app.api.v1 import router as v1
+from app.api.v1.endpoints.events import event_schemas
+from app.core.clickhouse_client import open_clickhouse
+from app.core.config import Settings, load_settings
+from app.core.errors import AnalyticsError, ConfigurationError
+from app.core.logging import configure_logging
+from app.ingest.intake import Intake
+from app.ingest.writer import Writer
+from app.services.analytics_service import AnalyticsService
+
+VERSION = "0.1.0"
+
+# A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
+_DRAIN_SECONDS = 20
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> FastAPI:
+    """The service. Nothing is opened before its lifespan starts.
+
+    Args:
+        clock: the present time, aware; what "today", too old and in the future are told by.
+    """
+    app = FastAPIOffline(
+        title="Cinema analytics",
+        summary="What is watched in an online cinema, counted exactly.",
+        version=VERSION,
+        lifespan=_lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.settings = settings
+    app.state.clock = clock
+    app.state.ready = False
+    app.state.draining = False
+    app.include_router(v1.router)
+    app.include_router(health.router)
+    app.add_middleware(RequestIdMiddleware)
+    install_error_handlers(app)
+    _describe_events(app)
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state = app.state
+    settings: Settings = state.settings
+    async with AsyncExitStack() as stack:
+        store = open_clickhouse(settings)
+        stack.push_async_callback(store.close)
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        writer = Writer(
+            store,
+            batch_events=settings.write_batch_events,
+            batch_age=settings.write_batch_age_ms / 1000,
+            buffer_events=settings.write_buffer_events,
+            clock=state.clock,
+        )
+        stack.push_async_callback(writer.close)
+        await writer.start()
+        state.store = store
+        state.intake = Intake(writer, state.clock)
+        state.service = AnalyticsService(store, state.clock)
+        state.ready = True
+        if settings.enable_kafka:
+            logger.warning("ENABLE_KAFKA: this version has no Kafka consumer; set it to false")
+        logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
+        yield
+        state.ready = False
+
+
+def _describe_events(app: FastAPI) -> None:
+    """Add what producers send to the OpenAPI description: it is read by msgspec, not by FastAPI."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        description = generate()
+        description["components"]["schemas"].update(event_schemas())
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+class RequestIdMiddleware:
+    """Names each request: `X-Request-ID` of the request, or a new one; sent back with the answer."""
+
+    _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if self._ACCEPTED.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_named)
+
+
+class _Server(uvicorn.Server):
+    """Stops on a signal without passing it on: there is still the store to close after it."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._app.state.draining = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The address to serve on, taken before the store is opened, and listened on after."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"HOST and PORT: {settings.host}:{settings.port} can't be listened on: {error.strerror}"
+        ) from None
+    return bound
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
+
+    Raises:
+        AnalyticsError: the start failed; the text says what to change.
+    """
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",  # opened here, so that a failed start ends in one line
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    with _bind(settings) as listener:
+        async with app.router.lifespan_context(app):
+            await _Server(config, app).serve(sockets=[listener])
+
+
+def main() -> int:
+    """The entry point. Returns the exit code; when the start fails, one line says why."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        uvloop.run(serve(settings))
+    except AnalyticsError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

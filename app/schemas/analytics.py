@@ -1,0 +1,79 @@
+"""The answers to queries, as they go over the wire."""
+
+import datetime as dt
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+FILM = "5a4f8cde-3f0b-5a0e-9a4c-8d1f0f1f6b7e"
+USER = "0b9c2c9e-54a1-5b8e-8f60-52f3b0b1c9d4"
+
+CompletionRate = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=100,
+        description="min(100, 100 × finishes ÷ starts), 2 places; 0 without a start.",
+        examples=[63.16],
+    ),
+]
+
+
+class Period(BaseModel):
+    """The window that an answer is about."""
+
+    period_days: int = Field(description="Calendar days in the window.", examples=[7])
+    period_start: dt.date = Field(description="First day.", examples=["2026-01-14"])
+    period_end: dt.date = Field(description="Last day: today in `timezone`.", examples=["2026-01-20"])
+    timezone: str = Field(description="The zone that the days are in.", examples=["UTC"])
+
+
+class PopularFilm(BaseModel):
+    movie_id: UUID = Field(examples=[FILM])
+    total_views: int = Field(description="Start events.", examples=[19])
+    unique_viewers: int = Field(description="Distinct users over all events.", examples=[9])
+    completion_rate: CompletionRate
+
+
+class PopularContent(Period):
+    items: list[PopularFilm]
+    total_items: int = Field(description="Films in `items`.", examples=[1])
+
+
+class UserStats(Period):
+    user_id: UUID = Field(examples=[USER])
+    movies_started: int = Field(description="Start events.", examples=[21])
+    movies_finished: int = Field(description="Finish events.", examples=[12])
+    unique_movies_watched: int = Field(
+        description="Distinct films over all events.", examples=[11]
+    )
+    total_watch_time_seconds: int = Field(description="Seconds watched.", examples=[93480])
+    completion_rate: CompletionRate
+    most_watched_movie_id: UUID | None = Field(
+        description="The film with the greatest watch time; null without events.", examples=[FILM]
+    )
+
+
+class TrendDay(BaseModel):
+    date: dt.date = Field(examples=["2026-01-20"])
+    starts: int = Field(description="Start events.", examples=[31])
+    finishes: int = Field(description="Finish events.", examples=[17])
+    unique_users: int = Field(description="Distinct users over all events.", examples=[10])
+    unique_movies: int = Field(description="Distinct films over all events.", examples=[14])
+
+
+class ViewingTrends(Period):
+    items: list[TrendDay]
+    total_items: int = Field(description="Days in `items`: `period_days`.", examples=[7])
+
+
+class PeakHour(BaseModel):
+    hour: int = Field(ge=0, le=23, description="On the clock of `timezone`.", examples=[21])
+    events_count: int = Field(description="Events of all kinds.", examples=[412])
+    unique_users: int = Field(description="Distinct users over all events.", examples=[10])
+
+
+class PeakHours(Period):
+    items: list[PeakHour]
+    total_items: int = Field(description="Hours in `items`: 24.", examples=[24])

@@ -1,0 +1,120 @@
+"""The answers: each asks the store, shapes what it says, and returns it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from app.core.clickhouse_client import ClickHouseClient, Row, load_query
+from app.schemas.analytics import (
+    PeakHour,
+    PeakHours,
+    PopularContent,
+    PopularFilm,
+    TrendDay,
+    UserStats,
+    ViewingTrends,
+)
+from app.services.window import Window, last_days
+
+
+def completion_rate(starts: int, finishes: int) -> float:
+    """Finishes for every hundred starts, at most 100, to two places; 0 when nothing was started."""
+    return round(min(100.0, 100 * finishes / starts), 2) if starts else 0.0
+
+
+class AnalyticsService:
+    """Answers about the last `days` calendar days in the time zone `timezone`.
+
+    What is grouped by films or users comes from the daily rollups when the days are UTC days, else
+    from the events; what is grouped by time comes from the rollup by quarter of an hour.
+
+    Raises:
+        StoreUnavailableError: from every method: try again later.
+    """
+
+    def __init__(self, store: ClickHouseClient, clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
+        """The `limit` films with most starts; equal ones by their ids as text."""
+        window = last_days(days, timezone, self._clock())
+        query = "popular_content" if window.in_utc else "popular_content_from_events"
+        rows = await self._ask(query, {**window.bounds(), "limit": limit})
+        films = [
+            PopularFilm(
+                movie_id=row["movie_id"],
+                total_views=row["starts"],
+                unique_viewers=row["viewers"],
+                completion_rate=completion_rate(row["starts"], row["finishes"]),
+            )
+            for row in rows
+        ]
+        return PopularContent(**_period(window), items=films, total_items=len(films))
+
+    async def get_user_stats(self, user_id: UUID, days: int, timezone: str) -> UserStats:
+        """What one user did; zeros and null for a user without events."""
+        window = last_days(days, timezone, self._clock())
+        about = {**window.bounds(), "user_id": user_id}
+        counts_query = "user_counts" if window.in_utc else "user_counts_from_events"
+        [counts], [watched] = await asyncio.gather(
+            self._ask(counts_query, about), self._ask("user_watch_time", about)
+        )
+        return UserStats(
+            **_period(window),
+            user_id=user_id,
+            movies_started=counts["starts"],
+            movies_finished=counts["finishes"],
+            unique_movies_watched=counts["movies"],
+            total_watch_time_seconds=watched["watch_time"],
+            completion_rate=completion_rate(counts["starts"], counts["finishes"]),
+            most_watched_movie_id=watched["most_watched"],
+        )
+
+    async def get_viewing_trends(self, days: int, timezone: str) -> ViewingTrends:
+        """A row for every day of the window, ascending, with zeros where nothing happened."""
+        window = last_days(days, timezone, self._clock())
+        rows = await self._ask("trends", {**window.bounds(), **window.offsets()})
+        # Counted from the window's first day by the local clock; one the zone skipped has no row.
+        by_day = {window.first_day + timedelta(days=row["day"]): row for row in rows}
+        items = [
+            TrendDay(
+                date=day,
+                starts=row["starts"],
+                finishes=row["finishes"],
+                unique_users=row["users"],
+                unique_movies=row["movies"],
+            )
+            for day in window.dates()
+            for row in [by_day.get(day, _NOTHING)]
+        ]
+        return ViewingTrends(**_period(window), items=items, total_items=len(items))
+
+    async def get_peak_hours(self, days: int, timezone: str) -> PeakHours:
+        """24 rows: the events of each hour on the clock of the zone, over all days of the window."""
+        window = last_days(days, timezone, self._clock())
+        rows = await self._ask("peak_hours", {**window.bounds(), **window.offsets()})
+        by_hour = {row["hour"]: row for row in rows}
+        items = [
+            PeakHour(hour=hour, events_count=row["events"], unique_users=row["users"])
+            for hour in range(24)
+            for row in [by_hour.get(hour, _NOTHING)]
+        ]
+        return PeakHours(**_period(window), items=items, total_items=len(items))
+
+    async def _ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return await self._store.execute(load_query(query), parameters)
+
+
+_NOTHING: Row = {"starts": 0, "finishes": 0, "events": 0, "users": 0, "movies": 0}
+
+
+def _period(window: Window) -> dict[str, Any]:
+    return {
+        "period_days": window.days,
+        "period_start": window.first_day,
+        "period_end": window.last_day,
+        "timezone": window.timezone,
+    }

@@ -1,0 +1,12 @@
+-- What happened in each hour of the local clock between two instants.
+WITH
+    toUnixTimestamp(quarter) AS utc,
+    utc + {offset_seconds:Array(Int32)}[arrayLastIndex(start -> start <= utc, {offset_starts:Array(UInt32)})]
+        AS local
+SELECT
+    intDiv(local, 3600) % 24    AS hour,
+    sum(traffic_mv.events)      AS events,
+    uniqMerge(traffic_mv.users) AS users
+FROM traffic_mv
+WHERE quarter >= {start:DateTime('UTC')} AND quarter < {end:DateTime('UTC')}
+GROUP BY hour

@@ -1,0 +1,151 @@
+-- Every table and view of the service. Applied at start, statement by statement; running it again
+-- changes nothing. A statement ends with a semicolon at the end of a line.
+--
+-- A rollup is a table and the materialized view that fills it. Repair after a crash works for any
+-- rollup over viewing_events in which
+--   * every column outside the ORDER BY is a UInt64 that is summed, or a uniq state;
+--   * `events` counts all events: it is never 0, and SummingMergeTree drops rows whose sums are all 0;
+--   * the ORDER BY holds what the view groups by, and nothing else.
+
+
+-- The events, one row each. All figures can be computed from this table alone.
+CREATE TABLE IF NOT EXISTS viewing_events
+(
+    -- The idempotency key: the producer's event_id, or derived from the other fields.
+    id               UUID,
+    user_id          UUID,
+    movie_id         UUID,
+    -- One byte, and a fourth kind of event can't slip in.
+    event_type       Enum8('start' = 1, 'progress' = 2, 'finish' = 3),
+    -- UTC whatever the server's own zone is.
+    event_time       DateTime('UTC'),
+    position_seconds UInt32,
+    -- NULL is "no session", which no UUID can stand for.
+    session_id       Nullable(UUID),
+    -- JSON text as the producer sent it, without the spaces between tokens.
+    metadata         String,
+    -- The flush a row came with. Only the greatest can have been torn by a crash.
+    batch_id         UInt64,
+
+    -- A user's or a film's rows are few and scattered over time, which the ORDER BY can't find.
+    INDEX user_id_bloom  user_id  TYPE bloom_filter GRANULARITY 1,
+    INDEX movie_id_bloom movie_id TYPE bloom_filter GRANULARITY 1,
+    -- Finds the last batch without reading the whole column.
+    INDEX batch_id_range batch_id TYPE minmax GRANULARITY 1
+)
+ENGINE = MergeTree
+-- Months: few parts an insert, and retention can drop whole parts.
+PARTITION BY toYYYYMM(event_time)
+-- Time first: every query has a window, and so has the look-up of repeated events.
+ORDER BY (event_time, user_id, movie_id)
+TTL event_time + INTERVAL 365 DAY
+-- An acknowledged event is on the disk, not only in the kernel's memory (CLICKHOUSE_FSYNC).
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+
+-- What each film had each day (UTC).
+CREATE TABLE IF NOT EXISTS popular_content
+(
+    event_date Date,
+    movie_id   UUID,
+    starts     UInt64,
+    finishes   UInt64,
+    events     UInt64,
+    -- A state, not a number: viewers of two days can't be added, states can be merged.
+    viewers    AggregateFunction(uniq, UUID)
+)
+ENGINE = SummingMergeTree((starts, finishes, events))
+PARTITION BY toYYYYMM(event_date)
+-- The window is a range of days.
+ORDER BY (event_date, movie_id)
+-- A day more than the events', whose last day goes hour by hour.
+TTL event_date + INTERVAL 366 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS popular_content_mv TO popular_content AS
+SELECT
+    toDate(event_time)               AS event_date,
+    movie_id,
+    countIf(event_type = 'start')    AS starts,
+    countIf(event_type = 'finish')   AS finishes,
+    count()                          AS events,
+    uniqState(user_id)               AS viewers
+FROM viewing_events
+GROUP BY event_date, movie_id;
+
+
+-- What each user did each day (UTC).
+CREATE TABLE IF NOT EXISTS user_stats
+(
+    event_date Date,
+    user_id    UUID,
+    starts     UInt64,
+    finishes   UInt64,
+    events     UInt64,
+    movies     AggregateFunction(uniq, UUID)
+)
+ENGINE = SummingMergeTree((starts, finishes, events))
+PARTITION BY toYYYYMM(event_date)
+-- Asked for one user at a time: a user's days lie side by side.
+ORDER BY (user_id, event_date)
+TTL event_date + INTERVAL 366 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS user_stats_mv TO user_stats AS
+SELECT
+    toDate(event_time)               AS event_date,
+    user_id,
+    countIf(event_type = 'start')    AS starts,
+    countIf(event_type = 'finish')   AS finishes,
+    count()                          AS events,
+    uniqState(movie_id)              AS movies
+FROM viewing_events
+GROUP BY event_date, user_id;
+
+
+-- The whole traffic by quarter of an hour: every time zone's offset is a multiple of 15 minutes, so
+-- this one rollup answers for the days and hours of all of them.
+CREATE TABLE IF NOT EXISTS traffic
+(
+    quarter  DateTime('UTC'),
+    starts   UInt64,
+    finishes UInt64,
+    events   UInt64,
+    users    AggregateFunction(uniq, UUID),
+    movies   AggregateFunction(uniq, UUID)
+)
+ENGINE = SummingMergeTree((starts, finishes, events))
+PARTITION BY toYYYYMM(quarter)
+ORDER BY quarter
+TTL quarter + INTERVAL 366 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS traffic_mv TO traffic AS
+SELECT
+    toStartOfFifteenMinutes(event_time) AS quarter,
+    countIf(event_type = 'start')       AS starts,
+    countIf(event_type = 'finish')      AS finishes,
+    count()                             AS events,
+    uniqState(user_id)                  AS users,
+    uniqState(movie_id)                 AS movies
+FROM viewing_events
+GROUP BY quarter;
+
+
+-- Kafka messages that are no events, whole, for whoever has to find out why.
+CREATE TABLE IF NOT EXISTS rejected_events
+(
+    topic       LowCardinality(String),
+    `partition` Int32,
+    `offset`    Int64,
+    reason      LowCardinality(String),
+    detail      String,
+    -- The bytes as received, which may be no text at all.
+    payload     String,
+    received_at DateTime('UTC')
+)
+-- A message that is delivered again is kept once; so no partitions, which are never merged together.
+ENGINE = ReplacingMergeTree
+ORDER BY (topic, `partition`, `offset`)
+TTL received_at + INTERVAL 90 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
