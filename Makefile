@@ -9,6 +9,8 @@ PORT ?= 8006
 URL := http://localhost:$(PORT)
 SERVICE_LOG := data/service.log
 FLAGS ?=
+LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .PHONY: help install run demo stop test lint types check test-events docker-up docker-down logs lock clean
 
@@ -64,8 +66,9 @@ logs:  ## Follow the containers' logs
 	docker compose logs --follow
 
 lock: install  ## Pin the newest versions of what requirements*.in name
-	@$(BIN)/pip-compile --upgrade --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header -o requirements.txt requirements.in
-	@$(BIN)/pip-compile --upgrade --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header --allow-unsafe -o requirements-dev.txt requirements-dev.in
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
+	@$(BIN)/pip-compile $(LOCK_FLAGS) -o requirements.txt requirements.in
+	@$(BIN)/pip-compile $(LOCK_FLAGS) -o requirements-dev.txt requirements-dev.in
 
 clean:  ## Remove .venv and the tools' caches; data/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
