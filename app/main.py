@@ -40,7 +40,9 @@ _DRAIN_SECONDS = 20
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> FastAPI:
+def create_app(
+    settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> FastAPI:
     """The service. Nothing is opened before its lifespan starts.
 
     Args:
@@ -113,7 +115,7 @@ def _describe_events(app: FastAPI) -> None:
 
 
 class RequestIdMiddleware:
-    """Names each request: `X-Request-ID` of the request, or a new one; sent back with the answer."""
+    """Names each request by its `X-Request-ID`, or else anew; the answer says the name."""
 
     _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -143,7 +145,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self._app.state.draining = True
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True

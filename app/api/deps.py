@@ -16,7 +16,7 @@ _DRAINED_BYTES = 4 * MAX_BODY_BYTES
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of the request. Raises BodyTooLargeError, without ever holding more than the limit."""
+    """The body. Raises BodyTooLargeError, without ever holding more than the limit."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():

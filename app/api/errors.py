@@ -131,6 +131,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _our_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.AnalyticsError)
     status = STATUS[type(error)]
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return await _bug(request, error)

@@ -1,6 +1,6 @@
 """Is it well? For people (/health) and for orchestrators (/livez, /readyz)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -23,8 +23,12 @@ class Probe(BaseModel):
     status: Literal["ok", "unavailable"] = Field(examples=["ok"])
 
 
-_DOWN = {503: {"model": Health, "description": "ClickHouse doesn't answer"}}
-_NOT_READY = {503: {"model": Probe, "description": "Starting, stopping, or without its store"}}
+_DOWN: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "ClickHouse doesn't answer"}
+}
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Probe, "description": "Starting, stopping, or without its store"}
+}
 
 
 @router.get("/health", responses=_DOWN)

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 from uuid import UUID
 
-import chdb
 import msgspec
 from chdb.state.sqlitelike import Connection
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, Row, Value
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
 
-# The engine's error codes that say "not now": time-out, memory limit, no disk space, too many parts,
-# too many queries, read-only, and the failed system calls behind a full or vanished disk.
+# The engine's error codes that say "not now": time-out, memory limit, no disk space, too many
+# parts, too many queries, read-only, and the failed system calls behind a full or vanished disk.
 _TRY_AGAIN = {74, 75, 76, 158, 159, 160, 164, 202, 209, 210, 241, 243, 252, 1000, 1001}
 
 _PING_SECONDS = 2.0
@@ -138,9 +137,9 @@ class EmbeddedClickHouse(ClickHouseClient):
 
     def _connection(self) -> Connection:
         """The calling thread's connection."""
-        connection = getattr(self._thread, "connection", None)
+        connection: Connection | None = getattr(self._thread, "connection", None)
         if connection is None:
-            connection = chdb.connect(str(self._path))
+            connection = Connection(str(self._path))
             self._connections.append(connection)
             self._thread.connection = connection
         if self._has_database and not getattr(self._thread, "in_database", False):

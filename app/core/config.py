@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         50_000,
         ge=10_000,
         le=10_000_000,
-        description="Events that may wait to be written; past that, 503. At least one full request.",
+        description="Events that may wait to be written; past that, 503. A full request must fit.",
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every one.")

@@ -10,18 +10,18 @@ class ConfigurationError(AnalyticsError):
 
 
 class StoreUnavailableError(AnalyticsError):
-    """The store could not answer now, and may later: unreachable, out of room, overloaded, closing.
+    """The store could not answer now, and may later: out of reach, of room, of breath; closing.
 
     Nothing that was asked for has been acknowledged; the same request may be sent again.
     """
 
 
 class StoreError(AnalyticsError):
-    """The store refused a statement, and always will: a fault in the service, not in the request."""
+    """The store refused a statement and always will: a fault of the service, not the request."""
 
 
 class WriteBufferFullError(AnalyticsError):
-    """More events wait to be written than the buffer holds. None of the request's events was taken."""
+    """Too many events wait to be written. None of the request's was taken."""
 
 
 class MalformedBodyError(AnalyticsError):

@@ -19,7 +19,7 @@ from app.schemas.events import (
 RETENTION = timedelta(days=365)
 MAX_AHEAD = timedelta(minutes=5)
 
-# Namespace of derived event ids (UUIDv5, RFC 9562). Another value would make every repeat a new event.
+# Namespace of derived event ids (UUIDv5, RFC 9562). With another, every repeat would be new.
 ID_NAMESPACE = UUID("6f7a1b0e-8c52-4d39-9e1d-3b5c0a7f2d64")
 
 # RFC 3339, which allows a space for the T; the offset may be missing, which means UTC.
@@ -80,11 +80,11 @@ def decode_event(raw: bytes | msgspec.Raw, now: datetime) -> Event | Rejected:
     """Read one event; `now` is both the default time and what too late and too old are told by."""
     try:
         return _decode(raw, now)
-    except _Rejection as rejection:
+    except _RejectionError as rejection:
         return rejection.rejected
 
 
-class _Rejection(Exception):
+class _RejectionError(Exception):
     def __init__(self, reason: RejectionReason, detail: str, field: str | None = None) -> None:
         self.rejected = Rejected(reason, detail, field)
 
@@ -95,11 +95,13 @@ def _decode(raw: bytes | msgspec.Raw, now: datetime) -> Event:
     moment = now if sent.timestamp is msgspec.UNSET else _moment(sent.timestamp)
     microseconds = (moment - _EPOCH) // _MICROSECOND
     if moment - now > MAX_AHEAD:
-        raise _Rejection(
+        raise _RejectionError(
             RejectionReason.IN_FUTURE, "timestamp is more than 5 minutes ahead", "timestamp"
         )
     if now - moment > RETENTION:
-        raise _Rejection(RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp")
+        raise _RejectionError(
+            RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp"
+        )
     position = int(sent.position_seconds)
     metadata = _metadata(sent.metadata)
     return Event(
@@ -117,9 +119,7 @@ def _decode(raw: bytes | msgspec.Raw, now: datetime) -> Event:
         position_seconds=position,
         session_id=sent.session_id,
         metadata=metadata,
-        repeats_any_of_day=(
-            sent.timestamp is msgspec.UNSET and sent.event_id is not msgspec.UNSET
-        ),
+        repeats_any_of_day=(sent.timestamp is msgspec.UNSET and sent.event_id is not msgspec.UNSET),
     )
 
 
@@ -154,11 +154,11 @@ def _parse(raw: bytes) -> ViewingEvent:
         _check_json(raw)
         named = _NAMED_FIELD.search(str(error))
         if named is None:
-            raise _Rejection(
+            raise _RejectionError(
                 RejectionReason.INVALID_FIELD, "an event must be a JSON object"
             ) from None
         field = named[1] or named[2]
-        raise _Rejection(RejectionReason.INVALID_FIELD, _RULES[field], field) from None
+        raise _RejectionError(RejectionReason.INVALID_FIELD, _RULES[field], field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _not_json() from None
 
@@ -171,19 +171,19 @@ def _check_json(raw: bytes) -> None:
         raise _not_json() from None
 
 
-def _not_json() -> _Rejection:
-    return _Rejection(RejectionReason.NOT_JSON, "not JSON in UTF-8")
+def _not_json() -> _RejectionError:
+    return _RejectionError(RejectionReason.NOT_JSON, "not JSON in UTF-8")
 
 
 def _event_type(sent: ViewingEvent) -> EventType:
     if sent.action is msgspec.UNSET:
         if sent.event_type is msgspec.UNSET:
-            raise _Rejection(
+            raise _RejectionError(
                 RejectionReason.INVALID_FIELD, "event_type or action is required", "event_type"
             )
         return sent.event_type
     if sent.event_type not in (msgspec.UNSET, sent.action.event_type):
-        raise _Rejection(
+        raise _RejectionError(
             RejectionReason.TYPE_MISMATCH, "event_type and action disagree", "action"
         )
     return sent.action.event_type
@@ -196,7 +196,7 @@ def _moment(timestamp: str) -> datetime:
             raise ValueError
         moment = datetime.fromisoformat(timestamp.upper())
     except ValueError:
-        raise _Rejection(
+        raise _RejectionError(
             RejectionReason.INVALID_FIELD, _RULES["timestamp"], "timestamp"
         ) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -207,10 +207,10 @@ def _metadata(raw: msgspec.Raw | msgspec.UnsetType) -> str:
         return "{}"
     text = bytes(raw)
     if not text.startswith(b"{"):
-        raise _Rejection(RejectionReason.INVALID_FIELD, _RULES["metadata"], "metadata")
+        raise _RejectionError(RejectionReason.INVALID_FIELD, _RULES["metadata"], "metadata")
     compact = msgspec.json.format(text, indent=-1)
     if len(compact) > MAX_METADATA_BYTES:
-        raise _Rejection(
+        raise _RejectionError(
             RejectionReason.METADATA_TOO_LARGE,
             f"metadata is over {MAX_METADATA_BYTES} bytes of JSON",
             "metadata",

@@ -62,9 +62,9 @@ def repair_statement(rollup: Rollup) -> str:
     lacks = " OR ".join(f"there.{column} > here.{column}" for column in rollup.sums)
     return f"""
         INSERT INTO {rollup.table} ({columns})
-        SELECT {', '.join(f'there.{key}' for key in rollup.keys)},
+        SELECT {", ".join(f"there.{key}" for key in rollup.keys)},
                {missing},
-               {', '.join(f'there.{state}' for state in rollup.states)}
+               {", ".join(f"there.{state}" for state in rollup.states)}
         FROM (SELECT * FROM ({rollup.source}) WHERE ({keys}) IN ({touched})) AS there
         LEFT JOIN
         (

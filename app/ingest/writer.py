@@ -153,7 +153,7 @@ class Writer:
             await self._arrived.wait()
 
     async def _wait_for_more(self) -> None:
-        """Until the batch is large or old enough. What came during the last flush is old already."""
+        """Until the batch is large or old enough; what came during the last flush may be already."""
         age = asyncio.get_running_loop().time() - self._waiting[0].arrived
         if age < self._batch_age:
             await _wait(self._full, self._batch_age - age)
@@ -178,9 +178,7 @@ class Writer:
             await self._repair()
         outcomes = await self._are_new(events)
         batch_id = self._batch_id + 1
-        rows = [
-            _row(event, batch_id) for event, new in zip(events, outcomes, strict=True) if new
-        ]
+        rows = [_row(event, batch_id) for event, new in zip(events, outcomes, strict=True) if new]
         if rows:
             self._batch_id = batch_id
             self._torn = True

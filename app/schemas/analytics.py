@@ -25,7 +25,9 @@ class Period(BaseModel):
 
     period_days: int = Field(description="Calendar days in the window.", examples=[7])
     period_start: dt.date = Field(description="First day.", examples=["2026-01-14"])
-    period_end: dt.date = Field(description="Last day: today in `timezone`.", examples=["2026-01-20"])
+    period_end: dt.date = Field(
+        description="Last day: today in `timezone`.", examples=["2026-01-20"]
+    )
     timezone: str = Field(description="The zone that the days are in.", examples=["UTC"])
 
 
@@ -45,9 +47,7 @@ class UserStats(Period):
     user_id: UUID = Field(examples=[USER])
     movies_started: int = Field(description="Start events.", examples=[21])
     movies_finished: int = Field(description="Finish events.", examples=[12])
-    unique_movies_watched: int = Field(
-        description="Distinct films over all events.", examples=[11]
-    )
+    unique_movies_watched: int = Field(description="Distinct films over all events.", examples=[11])
     total_watch_time_seconds: int = Field(description="Seconds watched.", examples=[93480])
     completion_rate: CompletionRate
     most_watched_movie_id: UUID | None = Field(

@@ -93,7 +93,7 @@ class AnalyticsService:
         return ViewingTrends(**_period(window), items=items, total_items=len(items))
 
     async def get_peak_hours(self, days: int, timezone: str) -> PeakHours:
-        """24 rows: the events of each hour on the clock of the zone, over all days of the window."""
+        """24 rows: the events of each hour on the zone's clock, over all days of the window."""
         window = last_days(days, timezone, self._clock())
         rows = await self._ask("peak_hours", {**window.bounds(), **window.offsets()})
         by_hour = {row["hour"]: row for row in rows}

@@ -3,7 +3,7 @@ SELECT
     movie_id,
     countIf(event_type = 'start')  AS starts,
     countIf(event_type = 'finish') AS finishes,
-    uniq(user_id)                  AS viewers
+    uniq(reinterpretAsUUID(cityHash64(user_id))) AS viewers
 FROM viewing_events
 WHERE event_time >= {start:DateTime('UTC')} AND event_time < {end:DateTime('UTC')}
 GROUP BY movie_id

@@ -29,7 +29,7 @@ def event_schemas() -> dict[str, Any]:
     return schemas
 
 
-def _request_body(**content: dict[str, Any]) -> dict[str, Any]:
+def _request_body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -50,9 +50,7 @@ def _request_body(**content: dict[str, Any]) -> dict[str, Any]:
             },
         }
     },
-    openapi_extra=_request_body(
-        **{"application/json": {"schema": _EVENT, "example": _EXAMPLE}}
-    ),
+    openapi_extra=_request_body({"application/json": {"schema": _EVENT, "example": _EXAMPLE}}),
 )
 async def store_event(body: Body, events: Events, response: Response) -> EventReceipt:
     """Store one event. The answer is sent when it is on the disk."""
@@ -64,7 +62,7 @@ async def store_event(body: Body, events: Events, response: Response) -> EventRe
 @router.post(
     "/events/batch",
     openapi_extra=_request_body(
-        **{
+        {
             "application/json": {
                 "schema": {
                     "anyOf": [

@@ -1,0 +1,652 @@
+"""Sends sample viewing to a running service: made up, or replayed from MovieLens ratings.
+
+    python test_events.py
+    python test_events.py --ratings ratings.csv --movies-file movies.csv --compress-to-days 90
+
+What is sent follows from the flags, the files and the UTC date alone, the ids of the events too, so
+running it again stores nothing twice. Events that have not yet happened are left out: a later run
+on the same day adds those whose time has come.
+"""
+
+import argparse
+import asyncio
+import csv
+import hashlib
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from heapq import heappop, heappush
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID, uuid5
+
+import httpx
+import msgspec
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+DAY = 24 * 60 * 60
+LONGEST_WINDOW = 365  # days: the service keeps and answers for no more
+TOP = 10
+
+BATCH_EVENTS = 4_000
+REQUESTS_AT_ONCE = 3
+REQUEST_SECONDS = 30.0
+RETRY_SECONDS = 1.0  # where the service doesn't say how long to wait
+PATIENCE_SECONDS = 60.0
+
+SAMPLE_HEARTBEAT = 5 * 60
+REPLAY_HEARTBEAT = 10 * 60
+SHORTEST_VIEWING = 60
+DEVICES = ("tv", "browser", "phone", "tablet")
+# How likely a session starts in each hour, UTC: few at night, most in the evening.
+HOURS = (6, 4, 2, 1, 1, 1, 2, 3, 4, 5, 6, 7, 9, 9, 9, 10, 12, 16, 24, 34, 40, 38, 26, 12)
+
+T = TypeVar("T")
+
+# Another value would make every user, film and event a new one.
+NAMESPACE = UUID("3c1f9f0a-6f0e-5d43-9a55-0b7d4f2c8e61")
+
+
+class UsageError(Exception):
+    """The flags or the files can't be used. Exit code 2."""
+
+
+class Failure(Exception):  # noqa: N818 - a word a reader understands
+    """Sending can't go on. Exit code 1."""
+
+
+class Kind(StrEnum):
+    START = "start"
+    PROGRESS = "progress"
+    FINISH = "finish"
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A viewing event, with all that any way of sending needs; encoded it is what HTTP takes."""
+
+    event_id: UUID
+    event_type: Kind
+    user_id: UUID
+    movie_id: UUID
+    session_id: UUID
+    timestamp: datetime
+    position_seconds: float
+    metadata: dict[str, str] | None = None
+
+
+class Moment(NamedTuple):
+    """What a player reports, `after` so many seconds of its session."""
+
+    after: int
+    kind: Kind
+    position: float
+    metadata: dict[str, str] | None = None
+
+
+class Session(NamedTuple):
+    """One sitting. `start` in seconds since 1970 UTC; the moments in order, the first a start."""
+
+    start: int
+    id: UUID
+    user_id: UUID
+    movie_id: UUID
+    moments: Iterable[Moment]
+
+
+class Rating(NamedTuple):
+    timestamp: int
+    user: str
+    movie: str
+    stars: float
+
+
+@dataclass
+class Plan:
+    """What to send: `count` sessions by ascending start, made as they are taken.
+
+    Attributes:
+        too_old: ratings left out because no window of the service reaches them.
+        days: the window, today included, that holds all starts.
+        names: for a replay, what to call each film.
+    """
+
+    sessions: Iterator[Session]
+    count: int
+    days: int
+    too_old: int = 0
+    names: dict[UUID, str] = field(default_factory=dict)
+
+
+@dataclass
+class Totals:
+    """What became of the events. `starts` counts, for each film, the start events handed out."""
+
+    stored: int = 0
+    duplicates: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    not_yet: int = 0
+    starts: Counter[UUID] = field(default_factory=Counter)
+
+    @property
+    def sent(self) -> int:
+        return self.stored + self.duplicates + self.rejected.total()
+
+
+# --- Viewing: who watches what, and when ---
+
+
+@cache
+def user_uuid(user: str) -> UUID:
+    return uuid5(NAMESPACE, f"user:{user}")
+
+
+@cache
+def movie_uuid(movie: str) -> UUID:
+    return uuid5(NAMESPACE, f"movie:{movie}")
+
+
+def film_seconds(movie_id: UUID) -> int:
+    """The length of a film, 80 to 150 minutes, always the same for the same film."""
+    return 80 * 60 + movie_id.int % (70 * 60 + 1)
+
+
+def viewing_length(rng: random.Random, length: int, finish_chance: float) -> int:
+    """How much of a film is watched, in seconds: `length` is to its end."""
+    if rng.random() < finish_chance:
+        return length
+    return rng.randrange(SHORTEST_VIEWING, length)
+
+
+def steady_viewing(length: int, watched: int) -> Iterator[Moment]:
+    """From the start without a break, a heartbeat each REPLAY_HEARTBEAT."""
+    yield Moment(0, Kind.START, 0)
+    for second in range(REPLAY_HEARTBEAT, watched, REPLAY_HEARTBEAT):
+        yield Moment(second, Kind.PROGRESS, second)
+    if watched == length:
+        yield Moment(length, Kind.FINISH, length)
+
+
+def lively_viewing(rng: random.Random, length: int, watched: int) -> Iterator[Moment]:
+    """With pauses and jumps, until the position `watched`, a heartbeat each SAMPLE_HEARTBEAT."""
+    clock = position = 0.0
+    yield Moment(0, Kind.START, 0, {"device": rng.choice(DEVICES)})
+    while position < watched:
+        habit = rng.random()
+        if habit < 0.05:  # a pause: reported when it ends, where it began
+            clock += rng.randint(60, 1800)
+            yield Moment(int(clock), Kind.PROGRESS, round(position, 2), {"after": "pause"})
+        elif habit < 0.08:
+            position = min(position + rng.uniform(30, 600), watched)
+        elif habit < 0.11:
+            position = max(position - rng.uniform(30, 600), 0)
+        step = min(SAMPLE_HEARTBEAT, watched - position)
+        clock += step
+        position += step
+        if position < length:
+            yield Moment(int(clock), Kind.PROGRESS, round(position, 2))
+    if watched == length:
+        yield Moment(int(clock), Kind.FINISH, length)
+
+
+def sample_plan(*, users: int, movies: int, sessions: int, days: int, seed: int, now: int) -> Plan:
+    """Made-up viewing in the `days` UTC days that end today; of `now` only its date counts."""
+    rng = random.Random(seed)
+    today = now // DAY
+    hours = rng.choices(range(24), HOURS, k=sessions)
+    starts = sorted(
+        (today - rng.randrange(days)) * DAY + hour * 3600 + rng.randrange(3600) for hour in hours
+    )
+    # Zipf: the second film is watched half as often as the first, the third a third as often.
+    ranks = rng.choices(range(1, movies + 1), [1 / n for n in range(1, movies + 1)], k=sessions)
+    run = f"sample:{seed}:{today}:{users}:{movies}:{sessions}:{days}"
+
+    def session(number: int) -> Session:
+        rank = ranks[number]
+        user_id = user_uuid(f"sample-{rng.randint(1, users)}")
+        movie_id = movie_uuid(f"sample-{rank}")
+        length = film_seconds(movie_id)
+        # What many watch is also watched to its end more often.
+        watched = viewing_length(rng, length, 0.35 + 0.5 / rank**0.5)
+        moments = list(lively_viewing(rng, length, watched))
+        return Session(
+            starts[number], uuid5(NAMESPACE, f"{run}:{number}"), user_id, movie_id, moments
+        )
+
+    return Plan(map(session, range(sessions)), sessions, days)
+
+
+def replay_plan(ratings: Iterable[Rating], *, squeeze: int | None, seed: int, now: int) -> Plan:
+    """Each rating as a session that starts at the rating's time of day, moved by whole days.
+
+    Args:
+        ratings: at least one. Equal ones are one.
+        squeeze: into so many days, today included; None moves all by as much, the last to today.
+    """
+    ratings = set(ratings)
+    today = now // DAY
+    first = min(ratings).timestamp // DAY
+    last = max(ratings).timestamp // DAY
+    moved = sorted(
+        (moved_start(one.timestamp, first, last, today, squeeze), one) for one in ratings
+    )
+    # Whole days: of what is kept a query for the longest window shows everything.
+    oldest = (today - LONGEST_WINDOW + 1) * DAY
+    kept = [(start, rating) for start, rating in moved if start >= oldest]
+    return Plan(
+        (rating_session(start, rating, seed) for start, rating in kept),
+        count=len(kept),
+        days=squeeze or today - kept[0][0] // DAY + 1,
+        too_old=len(moved) - len(kept),
+        names={movie_uuid(rating.movie): rating.movie for _, rating in kept},
+    )
+
+
+def moved_start(timestamp: int, first: int, last: int, today: int, squeeze: int | None) -> int:
+    """The time a rating is replayed at. Days are counted from 1970, UTC.
+
+    Squeezed, it is in the `squeeze` - 1 days before today: whatever the time is now, the same
+    ratings have happened.
+    """
+    day, second = divmod(timestamp, DAY)
+    if squeeze is None:
+        return (day + today - last) * DAY + second
+    before = squeeze - 1
+    return (today - before + (day - first) * before // (last - first + 1)) * DAY + second
+
+
+def rating_session(start: int, rating: Rating, seed: int) -> Session:
+    """The more stars, the likelier watched to the end. Ids don't depend on the seed."""
+    name = f"rating:{rating.user}:{rating.movie}:{rating.timestamp}:{start}"
+    movie_id = movie_uuid(rating.movie)
+    length = film_seconds(movie_id)
+    rng = random.Random(f"{seed}:{name}")
+    watched = viewing_length(rng, length, 0.15 + 0.16 * rating.stars)
+    return Session(
+        start,
+        uuid5(NAMESPACE, name),
+        user_uuid(rating.user),
+        movie_id,
+        steady_viewing(length, watched),
+    )
+
+
+def events_of(session: Session) -> Iterator[Event]:
+    for number, moment in enumerate(session.moments):
+        # uuid5(session.id, str(number)), in half its time.
+        name = session.id.bytes + str(number).encode()
+        digest = hashlib.sha1(name, usedforsecurity=False).digest()
+        yield Event(
+            UUID(bytes=digest[:16], version=5),
+            moment.kind,
+            session.user_id,
+            session.movie_id,
+            session.id,
+            datetime.fromtimestamp(session.start + moment.after, UTC),
+            moment.position,
+            moment.metadata,
+        )
+
+
+def in_order(sessions: Iterable[Session]) -> Iterator[Event]:
+    """All events by time; in memory are only those of sessions that overlap.
+
+    A batch then covers little time, which the service stores fastest.
+    """
+    pending: list[tuple[datetime, int, int, Event]] = []
+    for place, session in enumerate(sessions):
+        start = datetime.fromtimestamp(session.start, UTC)
+        while pending and pending[0][0] < start:
+            yield heappop(pending)[3]
+        for number, event in enumerate(events_of(session)):
+            heappush(pending, (event.timestamp, place, number, event))
+    while pending:
+        yield heappop(pending)[3]
+
+
+def happened(events: Iterable[Event], now: int, totals: Totals) -> Iterator[Event]:
+    """Those not later than `now`; the others, and the starts of each film, are counted."""
+    present = datetime.fromtimestamp(now, UTC)
+    for event in events:
+        if event.timestamp > present:
+            totals.not_yet += 1
+            continue
+        if event.event_type is Kind.START:
+            totals.starts[event.movie_id] += 1
+        yield event
+
+
+# --- Files ---
+
+
+def read_ratings(path: Path) -> list[Rating]:
+    ratings = []
+    for line, (user, movie, stars, timestamp) in read_columns(
+        path, ("userId", "movieId", "rating", "timestamp")
+    ):
+        try:
+            ratings.append(Rating(int(timestamp), user, movie, float(stars)))
+        except ValueError:
+            raise UsageError(f"{path}, line {line}: rating and timestamp must be numbers") from None
+    if not ratings:
+        raise UsageError(f"{path} holds no ratings")
+    return ratings
+
+
+def read_titles(path: Path) -> dict[UUID, str]:
+    columns = read_columns(path, ("movieId", "title"))
+    return {movie_uuid(movie): title for _, (movie, title) in columns}
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The line number and the named columns of each row of a CSV file with a header."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            if missing := [name for name in names if name not in header]:
+                raise UsageError(f"{path} has no column {', '.join(missing)}")
+            places = [header.index(name) for name in names]
+            for row in rows:
+                if row and len(row) <= max(places):
+                    raise UsageError(f"{path}, line {rows.line_num}: columns are missing")
+                if row:
+                    yield rows.line_num, [row[place] for place in places]
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UsageError(f"{path} is not CSV in UTF-8") from None
+
+
+# --- Sending ---
+
+
+class Rejection(msgspec.Struct):
+    reason: str
+
+
+class Receipt(msgspec.Struct):
+    """What became of a batch."""
+
+    stored: int
+    duplicates: int
+    rejections: list[Rejection]
+
+
+class PopularFilm(msgspec.Struct):
+    movie_id: UUID
+    total_views: int
+
+
+class Popular(msgspec.Struct):
+    items: list[PopularFilm]
+
+
+class Service:
+    """The running service, over HTTP. Its methods raise Failure with what to tell the user."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.repeats = 0
+        self._progress = time.monotonic()
+        # A proxy from the environment seldom knows the way to localhost.
+        self._client = httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def wait_until_ready(self) -> None:
+        """Wait for a service that is starting, but not for one that isn't there."""
+        try:
+            await self._client.get(f"{self.url}/readyz")
+        except httpx.TransportError:
+            raise Failure(f"no service answers at {self.url}: start it with `make run`") from None
+        await self.ask("GET", "/readyz")
+
+    async def popular(self, days: int) -> list[tuple[UUID, int]]:
+        """The most watched films of the last `days` UTC days, with their views."""
+        query = {"days": days, "tz": "UTC", "limit": TOP}
+        content = await self.ask("GET", "/api/v1/analytics/content/popular", params=query)
+        return [(film.movie_id, film.total_views) for film in self.read(content, Popular).items]
+
+    async def ask(self, method: str, path: str, **options: Any) -> bytes:
+        """Ask until there is an answer other than 503. Events may be sent again: ids tell."""
+        while True:
+            wait = RETRY_SECONDS
+            try:
+                response = await self._client.request(method, self.url + path, **options)
+            except httpx.TransportError as error:
+                problem = f"{self.url} doesn't answer ({type(error).__name__})"
+            else:
+                if response.is_success:
+                    self._progress = time.monotonic()
+                    return response.content
+                problem = f"{self.url} answers {response.status_code}: {detail_of(response)}"
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    raise Failure(problem)
+                seconds = response.headers.get("Retry-After", "")
+                wait = float(seconds) if seconds.isdecimal() else RETRY_SECONDS
+            if time.monotonic() + wait - self._progress > PATIENCE_SECONDS:
+                raise Failure(f"gave up after {PATIENCE_SECONDS:.0f} s without progress: {problem}")
+            self.repeats += 1
+            await asyncio.sleep(wait)
+
+    def read(self, content: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.MsgspecError:
+            raise Failure(f"what answers at {self.url} is not the analytics service") from None
+
+
+def detail_of(response: httpx.Response) -> str:
+    """The `detail` of a problem (RFC 9457), or else the name of the status."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase
+
+
+class Sender(Protocol):
+    async def send(self, batch: Sequence[Event]) -> Receipt:
+        """Send events that are in order of time; return when they are safe.
+
+        Raises:
+            Failure: they are not, and sending again is of no use.
+        """
+
+
+class HttpSender:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._encode = msgspec.json.Encoder().encode_lines
+
+    async def send(self, batch: Sequence[Event]) -> Receipt:
+        path, kind = "/api/v1/analytics/events/batch", {"Content-Type": "application/x-ndjson"}
+        body = self._encode(batch)
+        return self._service.read(
+            await self._service.ask("POST", path, content=body, headers=kind), Receipt
+        )
+
+
+# One entry for each way to send.
+SENDERS: dict[str, Callable[[Service], Sender]] = {"http": HttpSender}
+
+
+async def send_all(sender: Sender, events: Iterator[Event], totals: Totals) -> None:
+    async def work() -> None:
+        # All workers take from the one iterator.
+        while batch := list(islice(events, BATCH_EVENTS)):
+            receipt = await sender.send(batch)
+            totals.stored += receipt.stored
+            totals.duplicates += receipt.duplicates
+            totals.rejected.update(rejection.reason for rejection in receipt.rejections)
+
+    await asyncio.gather(*(work() for _ in range(REQUESTS_AT_ONCE)))
+
+
+# --- The program ---
+
+
+def summary(plan: Plan, totals: Totals, seconds: float, repeats: int) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.rejected.items()))
+    rows: list[tuple[str, float, str]] = [
+        ("sessions", totals.starts.total(), ""),
+        ("events sent", totals.sent, ""),
+        ("  stored", totals.stored, ""),
+        ("  duplicates", totals.duplicates, ""),
+        ("  rejected", totals.rejected.total(), reasons),
+        ("left out: events", totals.not_yet, "not yet happened"),
+        ("left out: sessions", plan.too_old, f"older than {LONGEST_WINDOW} days"),
+        ("events a second", round(totals.sent / seconds), ""),
+        ("seconds", round(seconds, 1), ""),
+        ("requests repeated", repeats, "so some of the duplicates may be new" if repeats else ""),
+    ]
+    lines = [f"{name:<18} {number:>11,}  {note}".rstrip() for name, number, note in rows]
+    if totals.sent and totals.duplicates == totals.sent:
+        lines.append("Nothing new: the service had every event.")
+    return "\n".join(lines)
+
+
+def comparison(plan: Plan, starts: Counter[UUID], answer: Sequence[tuple[UUID, int]]) -> str:
+    """The most watched films, as they were sent and as the service answers, side by side."""
+    ranked = sorted(starts.items(), key=lambda film: (-film[1], str(film[0])))[:TOP]
+
+    def cell(films: Sequence[tuple[UUID, int]], place: int) -> str:
+        if place >= len(films):
+            return " " * 44
+        movie, views = films[place]
+        return f"{plan.names.get(movie, str(movie))[:36]:<36} {views:>7,}"
+
+    lines = [
+        f"Most watched in the last {plan.days} days",
+        f"    {'sent from the file':<36}   views | {'answered by the service':<36}   views",
+    ]
+    lines += [
+        f"{place + 1:>2}. {cell(ranked, place)} | {cell(answer, place)}"
+        for place in range(max(len(ranked), len(answer)))
+    ]
+    if ranked == list(answer):
+        lines.append("The file and the service agree.")
+    else:
+        lines.append("The file and the service differ: it may hold the viewing of other runs too.")
+    return "\n".join(lines)
+
+
+async def run(flags: argparse.Namespace, plan: Plan, now: int) -> int:
+    """Send what is planned and print what came of it. Returns the exit code."""
+    totals = Totals()
+    service = Service(flags.url)
+    try:
+        await service.wait_until_ready()
+        began = time.monotonic()
+        # disable=None: no bar where stderr is not a terminal.
+        with tqdm(plan.sessions, total=plan.count, unit=" sessions", disable=None) as sessions:
+            events = happened(in_order(sessions), now, totals)
+            await send_all(SENDERS[flags.via](service), events, totals)
+        print(summary(plan, totals, time.monotonic() - began, service.repeats), flush=True)
+        if flags.ratings:
+            print(f"\n{comparison(plan, totals.starts, await service.popular(plan.days))}")
+    finally:
+        await service.close()
+    return 1 if totals.rejected else 0
+
+
+def plan_of(flags: argparse.Namespace, now: int) -> Plan:
+    if flags.ratings is None:
+        if flags.movies_file or flags.compress_to_days:
+            raise UsageError("--movies-file and --compress-to-days go with --ratings")
+        sizes = {name: getattr(flags, name) for name in ("users", "movies", "sessions", "days")}
+        return sample_plan(**sizes, seed=flags.seed, now=now)
+    ratings = read_ratings(flags.ratings)
+    plan = replay_plan(ratings, squeeze=flags.compress_to_days, seed=flags.seed, now=now)
+    if flags.movies_file:
+        plan.names.update(read_titles(flags.movies_file))
+    return plan
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line, without the usage.
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """For argparse: a whole number in that range."""
+
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def http_url(text: str) -> str:
+    try:
+        # httpx looks at the characters, urlsplit at brackets and port.
+        parts, host = urlsplit(text), httpx.URL(text).host
+        usable = parts.scheme in ("http", "https") and host.strip(".") and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address such as http://localhost:8006"
+        )
+    return text
+
+
+def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(
+        description="Send sample viewing to a running service.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--url", type=http_url, default="http://localhost:8006", help="the service")
+    parser.add_argument("--via", choices=list(SENDERS), default="http", help="the way to send")
+    parser.add_argument("--seed", type=int, default=1, help="another one: other viewing")
+    sample = parser.add_argument_group("made-up viewing")
+    sample.add_argument("--users", type=whole(1, 1_000_000), default=10, help="who watch")
+    sample.add_argument("--movies", type=whole(1, 1_000_000), default=20, help="watched by them")
+    sample.add_argument("--sessions", type=whole(1, 10_000_000), default=200, help="in all")
+    sample.add_argument(
+        "--days", type=whole(1, LONGEST_WINDOW), default=7, help="UTC days, today the last"
+    )
+    replay = parser.add_argument_group("replay of MovieLens ratings")
+    replay.add_argument("--ratings", type=Path, metavar="FILE", help="a ratings.csv")
+    replay.add_argument("--movies-file", type=Path, metavar="FILE", help="its movies.csv: titles")
+    replay.add_argument(
+        "--compress-to-days",
+        type=whole(2, LONGEST_WINDOW),
+        metavar="N",
+        help="squeeze all ratings into the last N UTC days",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program. Returns the exit code; what went wrong is one line on stderr."""
+    flags = parse_flags(arguments)
+    now = int(time.time())
+    try:
+        return asyncio.run(run(flags, plan_of(flags, now), now))
+    except (UsageError, Failure) as error:
+        print(f"test_events.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # `head`, say, has read enough; the flush at exit shall not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; running it again stores nothing twice", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
