@@ -604,19 +604,31 @@ def http_url(text: str) -> str:
 
 
 def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(
-        description="Send sample viewing to a running service.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = Parser(description="Send sample viewing to a running service.")
+    parser.add_argument(
+        "--url", type=http_url, default="http://localhost:8006", help="the service (%(default)s)"
     )
-    parser.add_argument("--url", type=http_url, default="http://localhost:8006", help="the service")
-    parser.add_argument("--via", choices=list(SENDERS), default="http", help="the way to send")
-    parser.add_argument("--seed", type=int, default=1, help="another one: other viewing")
+    parser.add_argument(
+        "--via", choices=list(SENDERS), default="http", help="the way to send (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="another one makes other viewing (%(default)s)"
+    )
     sample = parser.add_argument_group("made-up viewing")
-    sample.add_argument("--users", type=whole(1, 1_000_000), default=10, help="who watch")
-    sample.add_argument("--movies", type=whole(1, 1_000_000), default=20, help="watched by them")
-    sample.add_argument("--sessions", type=whole(1, 10_000_000), default=200, help="in all")
     sample.add_argument(
-        "--days", type=whole(1, LONGEST_WINDOW), default=7, help="UTC days, today the last"
+        "--users", type=whole(1, 1_000_000), default=10, help="who watch (%(default)s)"
+    )
+    sample.add_argument(
+        "--movies", type=whole(1, 1_000_000), default=20, help="what they watch (%(default)s)"
+    )
+    sample.add_argument(
+        "--sessions", type=whole(1, 10_000_000), default=200, help="in all (%(default)s)"
+    )
+    sample.add_argument(
+        "--days",
+        type=whole(1, LONGEST_WINDOW),
+        default=7,
+        help="UTC days, today the last (%(default)s)",
     )
     replay = parser.add_argument_group("replay of MovieLens ratings")
     replay.add_argument("--ratings", type=Path, metavar="FILE", help="a ratings.csv")

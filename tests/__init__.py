@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.support.answers")
+pytest.register_assert_rewrite("tests.support.answers", "tests.support.consistency")

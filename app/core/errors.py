@@ -10,7 +10,7 @@ class ConfigurationError(AnalyticsError):
 
 
 class StoreUnavailableError(AnalyticsError):
-    """The store could not answer now, and may later: out of reach, of room, of breath; closing.
+    """The store could not answer now, and may later: unreachable, full, overloaded, closing.
 
     Nothing that was asked for has been acknowledged; the same request may be sent again.
     """

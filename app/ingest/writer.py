@@ -115,6 +115,11 @@ class Writer:
             self._full.set()
         return await submission.stored
 
+    @property
+    def flushing(self) -> bool:
+        """Whether a flush is under way."""
+        return self._flushing_events > 0
+
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True
@@ -153,7 +158,7 @@ class Writer:
             await self._arrived.wait()
 
     async def _wait_for_more(self) -> None:
-        """Until the batch is large or old enough; what came during the last flush may be already."""
+        """Until the batch is large or old enough; what came during the last flush may be now."""
         age = asyncio.get_running_loop().time() - self._waiting[0].arrived
         if age < self._batch_age:
             await _wait(self._full, self._batch_age - age)

@@ -1,0 +1,182 @@
+"""What the service relies on the embedded engine for."""
+
+import asyncio
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.core.clickhouse_embedded import EmbeddedClickHouse
+from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from tests.conftest import opened_store
+from tests.support.process import ROOT
+
+OPEN_AND_WAIT = """
+import asyncio, sys
+from pathlib import Path
+from app.core.clickhouse_embedded import EmbeddedClickHouse
+store = EmbeddedClickHouse(Path(sys.argv[1]), "analytics")
+asyncio.run(store.connect())
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+async def test_parameters_arrive_as_they_are(store: EmbeddedClickHouse, text: str) -> None:
+    [row] = await store.execute(
+        "SELECT {text:String} AS text, {texts:Array(String)} AS texts",
+        {"text": text, "texts": [text, "'"]},
+    )
+    assert row == {"text": text, "texts": [text, "'"]}
+
+
+async def test_values_come_back_in_their_types(store: EmbeddedClickHouse) -> None:
+    [row] = await store.execute(
+        "SELECT {id:UUID} AS id, {day:Date} AS day, {big:UInt64} AS big, {ids:Array(UUID)} AS ids",
+        {"id": UUID(int=5), "day": date(2026, 2, 28), "big": 2**64 - 1, "ids": [UUID(int=6)]},
+    )
+    assert row == {
+        "id": str(UUID(int=5)),
+        "day": "2026-02-28",
+        "big": 2**64 - 1,
+        "ids": [str(UUID(int=6))],
+    }
+
+
+async def test_queries_run_at_the_same_time(store: EmbeddedClickHouse) -> None:
+    slow = asyncio.create_task(store.execute("SELECT sleepEachRow(3)"))
+    seen = 0
+    while seen == 0 and not slow.done():
+        [row] = await store.execute(
+            "SELECT countIf(query LIKE '%sleepEachRow(3)%' AND query NOT LIKE '%processes%') AS n"
+            " FROM system.processes"
+        )
+        seen = row["n"]
+    assert seen == 1
+    assert await store.ping()
+    assert not slow.done()
+    await slow
+
+
+async def test_a_wrong_statement_is_an_error_for_good(store: EmbeddedClickHouse) -> None:
+    with pytest.raises(StoreError, match="UNKNOWN_TABLE"):
+        await store.execute("SELECT * FROM nowhere")
+
+
+async def test_a_lack_of_memory_is_an_error_for_now(store: EmbeddedClickHouse) -> None:
+    with pytest.raises(StoreUnavailableError, match="MEMORY_LIMIT_EXCEEDED"):
+        await store.execute(
+            "SELECT groupArray(number) FROM numbers(10000000) SETTINGS max_memory_usage = 1000000"
+        )
+
+
+async def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    async with opened_store(tmp_path / "store") as store:
+        pass
+    with pytest.raises(StoreUnavailableError):
+        await store.execute("SELECT 1")
+    assert not await store.ping()
+
+
+async def test_an_insert_with_a_bad_row_stores_nothing(store: EmbeddedClickHouse) -> None:
+    columns = ("id", "user_id", "movie_id", "event_type", "event_time")
+    good = (uuid4(), uuid4(), uuid4(), "start", 1_700_000_000)
+    with pytest.raises(StoreError):
+        await store.insert("viewing_events", columns, [good, (*good[:3], "paused", good[4])])
+    assert await store.execute("SELECT id FROM viewing_events") == []
+
+
+async def test_an_insert_that_the_engine_refuses_is_an_error(store: EmbeddedClickHouse) -> None:
+    await store.execute(
+        "CREATE TABLE full (n UInt8) ENGINE = MergeTree ORDER BY n"
+        " SETTINGS parts_to_throw_insert = 1, parts_to_delay_insert = 100"
+    )
+    await store.execute("SYSTEM STOP MERGES full")
+    await store.insert("full", ["n"], [(1,)])
+    with pytest.raises(StoreUnavailableError, match="TOO_MANY_PARTS"):
+        await store.insert("full", ["n"], [(2,)])
+    assert await store.execute("SELECT n FROM full") == [{"n": 1}]
+
+
+async def test_an_insert_that_fails_in_a_view_is_an_error(store: EmbeddedClickHouse) -> None:
+    await store.execute(
+        "CREATE MATERIALIZED VIEW failing TO traffic AS"
+        " SELECT now() AS quarter, throwIf(1) AS events FROM viewing_events"
+    )
+    with pytest.raises(StoreError):
+        await store.insert("viewing_events", ["id"], [(UUID(int=1),)])
+
+
+@pytest.mark.parametrize("text", ["{name:String}", "'; DROP TABLE traffic; --", "\\N", "é\n\t\0"])
+async def test_inserted_text_is_data(store: EmbeddedClickHouse, text: str) -> None:
+    await store.insert("viewing_events", ["metadata", "event_time"], [(text, 4_000_000_000)])
+    assert await store.execute("SELECT metadata FROM viewing_events") == [{"metadata": text}]
+
+
+async def test_data_survives_a_restart_and_the_schema_a_second_run(tmp_path: Path) -> None:
+    async with opened_store(tmp_path / "store") as store:
+        columns = ("id", "event_time")
+        await store.insert("viewing_events", columns, [(UUID(int=1), 4_000_000_000)])
+        before = await store.execute("SHOW TABLES")
+    async with opened_store(tmp_path / "store") as store:
+        assert await store.execute("SHOW TABLES") == before
+        assert await store.execute("SELECT id FROM viewing_events") == [{"id": str(UUID(int=1))}]
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool) -> None:
+    for setting in (not fsync, fsync):
+        store = EmbeddedClickHouse(tmp_path / "store", "analytics", fsync=setting)
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        tables = await store.execute(
+            "SELECT name, engine_full FROM system.tables"
+            " WHERE database = 'analytics' AND engine LIKE '%MergeTree'"
+        )
+        await store.close()
+    assert {table["name"] for table in tables} == {
+        "viewing_events", "popular_content", "user_stats", "traffic", "rejected_events",
+    }  # fmt: skip
+    for table in tables:
+        assert f"fsync_after_insert = {int(fsync)}" in table["engine_full"]
+        assert f"fsync_part_directory = {int(fsync)}" in table["engine_full"]
+
+
+async def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", OPEN_AND_WAIT, str(tmp_path / "store")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        store = EmbeddedClickHouse(tmp_path / "store", "analytics")
+        with pytest.raises(ConfigurationError, match="in use by another process") as raised:
+            await store.connect()
+        await store.close()
+        assert "\n" not in str(raised.value)
+        other.kill()
+    async with opened_store(tmp_path / "store") as freed:
+        assert await freed.ping()
+
+
+async def test_a_path_that_is_no_directory_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = EmbeddedClickHouse(tmp_path / "file", "analytics")
+    with pytest.raises(ConfigurationError, match="CLICKHOUSE_PATH") as raised:
+        await store.connect()
+    await store.close()
+    assert "\n" not in str(raised.value)

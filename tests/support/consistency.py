@@ -1,0 +1,64 @@
+"""Whether the rollups say what the events say. Read apart and compared in plain Python."""
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+from app.core.clickhouse_client import ClickHouseClient
+
+COUNTS = ("starts", "finishes", "events")
+
+
+async def assert_rollups_match(store: ClickHouseClient) -> None:
+    """Every key of every rollup: counts to the digit, uniques to the digit (they are few here)."""
+    events = await store.execute(
+        "SELECT user_id, movie_id, toString(event_type) AS kind, toString(event_time) AS time"
+        " FROM viewing_events"
+    )
+    day = "toString(event_date)"
+    await _assert_same(store, events, "popular_content", [day, "movie_id"], {"viewers": "user_id"})
+    await _assert_same(store, events, "user_stats", [day, "user_id"], {"movies": "movie_id"})
+    await _assert_same(
+        store,
+        events,
+        "traffic",
+        ["toString(quarter)"],
+        {"users": "user_id", "movies": "movie_id"},
+    )
+
+
+async def _assert_same(
+    store: ClickHouseClient,
+    events: list[dict[str, Any]],
+    table: str,
+    keys: list[str],
+    uniques: dict[str, str],
+) -> None:
+    groups = defaultdict(list)
+    for event in events:
+        groups[tuple(_key(event, key) for key in keys)].append(event)
+    expected = {
+        key: (
+            sum(e["kind"] == "start" for e in group),
+            sum(e["kind"] == "finish" for e in group),
+            len(group),
+            *(len({e[of] for e in group}) for of in uniques.values()),
+        )
+        for key, group in groups.items()
+    }
+    columns = [f"sum({c}) AS {c}_sum" for c in COUNTS]
+    columns += [f"uniqMerge({state}) AS {state}_n" for state in uniques]
+    rows = await store.execute(
+        f"SELECT [{', '.join(f'toString({key})' for key in keys)}] AS key, {', '.join(columns)}"
+        f" FROM {table} GROUP BY {', '.join(keys)}"
+    )
+    assert {tuple(row.pop("key")): tuple(row.values()) for row in rows} == expected, table
+
+
+def _key(event: dict[str, Any], key: str) -> str:
+    if key == "toString(event_date)":
+        return str(event["time"])[:10]
+    if key == "toString(quarter)":
+        time = datetime.fromisoformat(event["time"])
+        return str(time.replace(minute=time.minute // 15 * 15, second=0))
+    return str(event[key])
