@@ -43,8 +43,11 @@ PARTITION BY toYYYYMM(event_time)
 -- Time first: every query has a window, and so has the look-up of repeated events.
 ORDER BY (event_time, user_id, movie_id)
 TTL event_time + INTERVAL 365 DAY
--- An acknowledged event is on the disk, not only in the kernel's memory (CLICKHOUSE_FSYNC).
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+-- An acknowledged event is on the disk, not only in the kernel's memory (CLICKHOUSE_FSYNC): when it is
+-- inserted, and when it is merged, after which what was merged stays for a while (the embedded engine
+-- would delete it at once).
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
 
 
 -- What each film had each day (UTC).
@@ -65,7 +68,8 @@ PARTITION BY toYYYYMM(event_date)
 ORDER BY (event_date, movie_id)
 -- A day more than the events', whose last day goes hour by hour.
 TTL event_date + INTERVAL 366 DAY
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS popular_content_mv TO popular_content AS
 SELECT
@@ -94,7 +98,8 @@ PARTITION BY toYYYYMM(event_date)
 -- Asked for one user at a time: a user's days lie side by side.
 ORDER BY (user_id, event_date)
 TTL event_date + INTERVAL 366 DAY
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_stats_mv TO user_stats AS
 SELECT
@@ -123,7 +128,8 @@ ENGINE = SummingMergeTree
 PARTITION BY toYYYYMM(quarter)
 ORDER BY quarter
 TTL quarter + INTERVAL 366 DAY
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS traffic_mv TO traffic AS
 SELECT
@@ -153,4 +159,5 @@ CREATE TABLE IF NOT EXISTS rejected_events
 ENGINE = ReplacingMergeTree
 ORDER BY (topic, `partition`, `offset`)
 TTL received_at + INTERVAL 90 DAY
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;

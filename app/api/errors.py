@@ -65,7 +65,8 @@ def problem(
         request_id=request.state.request_id,
         **members,
     )
-    headers = dict(headers or {})
+    # Set here as well: an unforeseen error is answered outside of the middleware that sets it.
+    headers = {**(headers or {}), "X-Request-ID": body.request_id}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     return JSONResponse(

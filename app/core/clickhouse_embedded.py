@@ -24,6 +24,9 @@ _TRY_AGAIN = {74, 75, 76, 158, 159, 160, 164, 202, 209, 210, 241, 243, 252, 1000
 
 _PING_SECONDS = 2.0
 
+# Of a table, in the order in which clickhouse/schema.sql has them.
+_FSYNC_SETTINGS = ("fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge")
+
 T = TypeVar("T")
 
 # deduplicate_insert: the engine's own window loses data when killed at the wrong moment (a token
@@ -84,17 +87,14 @@ class EmbeddedClickHouse(ClickHouseClient):
 
     async def _apply_fsync(self) -> None:
         """Bring tables that were made with another CLICKHOUSE_FSYNC to the present one."""
-        wanted = int(self._fsync)
+        wanted = ", ".join(f"{name} = {int(self._fsync)}" for name in _FSYNC_SETTINGS)
         tables = await self.execute(
             "SELECT name FROM system.tables WHERE database = currentDatabase()"
             " AND engine LIKE '%MergeTree' AND engine_full NOT LIKE {setting:String}",
-            {"setting": f"%fsync_after_insert = {wanted}%"},
+            {"setting": f"%{wanted}%"},
         )
         for table in tables:
-            await self.execute(
-                f"ALTER TABLE {table['name']} MODIFY SETTING"
-                f" fsync_after_insert = {wanted}, fsync_part_directory = {wanted}"
-            )
+            await self.execute(f"ALTER TABLE {table['name']} MODIFY SETTING {wanted}")
 
     async def execute(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         bound = {name: _as_text(value) for name, value in (parameters or {}).items()}

@@ -48,10 +48,13 @@ class Settings(BaseSettings):
     enable_kafka: bool = Field(True, description="Start the Kafka consumer.")
 
     write_batch_events: int = Field(
-        10_000, ge=1, le=1_000_000, description="A batch is written when it holds this many events,"
+        10_000, ge=1, le=1_000_000, description="A batch is written when it holds this many events."
     )
     write_batch_age_ms: int = Field(
-        5, ge=0, le=60_000, description="or when its first event has waited this long."
+        5,
+        ge=0,
+        le=60_000,
+        description="A batch is written when its first event has waited this long.",
     )
     write_buffer_events: int = Field(
         50_000,
@@ -83,6 +86,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except UnicodeDecodeError:
+        raise ConfigurationError(".env: not text in UTF-8") from None
     except ValidationError as error:
         problems = "; ".join(
             f"{'_'.join(str(part) for part in issue['loc']).upper()}: {issue['msg']}"

@@ -41,7 +41,8 @@ _RULES = {
     "metadata": "metadata must be a JSON object",
     "event_id": "event_id must be a UUID",
 }
-_NAMED_FIELD = re.compile(r"missing required field `(\w+)`|at `\$\.(\w+)")
+# At the end of what msgspec says; before it there may be what was sent.
+_NAMED_FIELD = re.compile(r"(?:(missing required field) `|at `\$\.)(\w+)`\Z")
 
 _decoder = msgspec.json.Decoder(ViewingEvent)
 
@@ -157,8 +158,9 @@ def _parse(raw: bytes) -> ViewingEvent:
             raise _RejectionError(
                 RejectionReason.INVALID_FIELD, "an event must be a JSON object"
             ) from None
-        field = named[1] or named[2]
-        raise _RejectionError(RejectionReason.INVALID_FIELD, _RULES[field], field) from None
+        field = named[2]
+        detail = f"{field} is required" if named[1] else _RULES[field]
+        raise _RejectionError(RejectionReason.INVALID_FIELD, detail, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _not_json() from None
 

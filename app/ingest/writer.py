@@ -115,11 +115,6 @@ class Writer:
             self._full.set()
         return await submission.stored
 
-    @property
-    def flushing(self) -> bool:
-        """Whether a flush is under way."""
-        return self._flushing_events > 0
-
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True

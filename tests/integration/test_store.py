@@ -148,12 +148,14 @@ async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool
         "viewing_events", "popular_content", "user_stats", "traffic", "rejected_events",
     }  # fmt: skip
     for table in tables:
-        assert f"fsync_after_insert = {int(fsync)}" in table["engine_full"]
-        assert f"fsync_part_directory = {int(fsync)}" in table["engine_full"]
+        for name in ("after_insert", "part_directory"):
+            assert f"fsync_{name} = {int(fsync)}" in table["engine_full"]
+        assert f"min_rows_to_fsync_after_merge = {int(fsync)}" in table["engine_full"]
+        assert "old_parts_lifetime = 480" in table["engine_full"]
 
 
 async def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
-    other = subprocess.Popen(
+    other = subprocess.Popen(  # noqa: ASYNC220 - it only has to live meanwhile
         [sys.executable, "-c", OPEN_AND_WAIT, str(tmp_path / "store")],
         cwd=ROOT,
         stdin=subprocess.PIPE,
