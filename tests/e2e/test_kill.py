@@ -1,5 +1,6 @@
 """SIGKILL at any instant: what was acknowledged is there once, and every rollup agrees."""
 
+import os
 import queue
 import random
 import shutil
@@ -139,7 +140,9 @@ async def test_killed_at_random_under_load(tmp_path: Path) -> None:
 def killing(pid: int, syscalls: str, when: int) -> Iterator[None]:
     """The process dies at a thread's `when`-th call of one of the system calls from now on."""
     strace = shutil.which("strace")
-    assert strace is not None, "strace is needed: apt-get install strace"
+    if strace is None and "CI" not in os.environ:
+        pytest.skip("strace is not installed; with it, this test kills at system calls")
+    assert strace is not None
     tracer = subprocess.Popen(
         [
             strace, "-f", "-o", "/dev/null",
