@@ -1,8 +1,6 @@
 """Puts the service together, and starts it: `python -m app.main`."""
 
 import logging
-import re
-import secrets
 import signal
 import socket
 import sys
@@ -17,10 +15,9 @@ import uvloop
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import health
+from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.v1 import router as v1
 from app.api.v1.endpoints.events import event_schemas
@@ -114,30 +111,6 @@ def _describe_events(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-class RequestIdMiddleware:
-    """Names each request by its `X-Request-ID`, or else anew; the answer says the name."""
-
-    _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if self._ACCEPTED.fullmatch(given) else secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
-
-        await self.app(scope, receive, send_named)
-
-
 class _Server(uvicorn.Server):
     """Stops on a signal without passing it on: there is still the store to close after it."""
 
@@ -176,6 +149,7 @@ async def serve(settings: Settings) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="off",  # opened here, so that a failed start ends in one line
         log_config=None,
         access_log=False,

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.core import errors
 from app.schemas.events import RejectionReason
@@ -84,7 +85,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
-    413: ("10001 events; a batch holds 10000", {}),
+    413: ("a batch holds at most 10000 events", {}),
     422: (
         "user_id must be a UUID",
         {
@@ -128,7 +129,14 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(errors.AnalyticsError, _our_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _bug)
+
+
+async def _client_gone(request: Request, error: Exception) -> JSONResponse:
+    """Nobody reads this answer: it ends the request as one that failed, not as a fault of ours."""
+    assert isinstance(error, ClientDisconnect)
+    return problem(request, HTTPStatus.BAD_REQUEST, "the client went away while sending")
 
 
 async def _our_error(request: Request, error: Exception) -> JSONResponse:

@@ -50,8 +50,13 @@ class ClickHouseClient(ABC):
         """Create the database unless it is there. To be called once, before any table is named."""
 
     @abstractmethod
-    async def execute(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+    async def execute(
+        self, sql: str, parameters: Parameters | None = None, *, ahead: bool = False
+    ) -> list[Row]:
         """Run one statement with its `{name:Type}` parameters bound.
+
+        Args:
+            ahead: as part of writing, which doesn't wait behind the queries of readers.
 
         Returns:
             A dict a row by column name. UUIDs and dates come as text, 64-bit integers as int.

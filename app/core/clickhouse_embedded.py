@@ -41,7 +41,8 @@ class EmbeddedClickHouse(ClickHouseClient):
     """The engine on a directory of its own, which no other process can open meanwhile.
 
     A chDB connection runs one query at a time, so every thread has its own: `readers` threads for
-    queries, one for inserts, one for pings, which therefore never wait for each other.
+    queries, one for all that belongs to writing, one for pings, which therefore never wait for
+    each other.
     """
 
     def __init__(self, path: Path, database: str, *, readers: int = 4, fsync: bool = True) -> None:
@@ -78,7 +79,7 @@ class EmbeddedClickHouse(ClickHouseClient):
             ) from error
 
     async def ensure_database(self) -> None:
-        await self.execute(f"CREATE DATABASE IF NOT EXISTS {self._database}")
+        await self.execute(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
         self._has_database = True
 
     async def ensure_tables(self) -> None:
@@ -96,14 +97,15 @@ class EmbeddedClickHouse(ClickHouseClient):
         for table in tables:
             await self.execute(f"ALTER TABLE {table['name']} MODIFY SETTING {wanted}")
 
-    async def execute(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
-        bound = {name: _as_text(value) for name, value in (parameters or {}).items()}
-
+    async def execute(
+        self, sql: str, parameters: Parameters | None = None, *, ahead: bool = False
+    ) -> list[Row]:
         def query() -> list[Row]:
+            bound = {name: _as_text(value) for name, value in (parameters or {}).items()}
             result = self._connection().query(sql, "JSONEachRow", params=bound)
             return [_decode_row(line) for line in result.bytes().splitlines()]
 
-        return await self._run(self._readers, query)
+        return await self._run(self._writer if ahead else self._readers, query)
 
     async def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
@@ -143,7 +145,7 @@ class EmbeddedClickHouse(ClickHouseClient):
             self._connections.append(connection)
             self._thread.connection = connection
         if self._has_database and not getattr(self._thread, "in_database", False):
-            connection.query(f"USE {self._database}")
+            connection.query(f"USE `{self._database}`")
             self._thread.in_database = True
         return connection
 

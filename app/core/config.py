@@ -69,6 +69,14 @@ class Settings(BaseSettings):
         "INFO", description="Least level that is logged."
     )
 
+    @field_validator("clickhouse_database")
+    @classmethod
+    def _our_own(cls, name: str) -> str:
+        # ClickHouse keeps its own tables there, and would not find ours again after a restart.
+        if name.lower() in ("system", "information_schema"):
+            raise ValueError("is a database of ClickHouse itself; choose another name")
+        return name
+
     @field_validator("clickhouse_path")
     @classmethod
     def _absolute(cls, path: Path) -> Path:

@@ -1,9 +1,12 @@
 """The HTTP door's way in: the body of a request becomes events, and events a receipt."""
 
 import asyncio
+import io
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +29,11 @@ from app.schemas.events import (
 # Bodies over this are decoded in a thread: they would hold up everyone else for milliseconds.
 _INLINE_BYTES = 32 * 1024
 
+# A body of 16 MiB can take a multiple of that while it is decoded.
+_LARGE_AT_ONCE = 2
+
+T = TypeVar("T")
+
 RawEvents = Sequence[bytes | msgspec.Raw]
 
 
@@ -47,6 +55,7 @@ class Intake:
     def __init__(self, writer: Writer, clock: Callable[[], datetime]) -> None:
         self._writer = writer
         self._clock = clock
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def take_event(self, body: bytes) -> EventReceipt:
         """One event.
@@ -55,7 +64,7 @@ class Intake:
             MalformedBodyError: not JSON.
             EventRejectedError: JSON, but no event that can be stored.
         """
-        event = decode_event(body, self._clock())
+        event = await self._decode(body, decode_event, body, self._clock())
         if isinstance(event, Rejected):
             if event.reason is RejectionReason.NOT_JSON:
                 raise MalformedBodyError("the body is not JSON in UTF-8")
@@ -71,10 +80,7 @@ class Intake:
             UnexpectedBodyError: neither an array nor an object with an array `events`.
             BodyTooLargeError: too many events.
         """
-        if len(body) > _INLINE_BYTES:
-            decoded = await asyncio.to_thread(_decode_batch, body, lines, self._clock())
-        else:
-            decoded = _decode_batch(body, lines, self._clock())
+        decoded = await self._decode(body, _decode_batch, body, lines, self._clock())
         events = [one for one in decoded if isinstance(one, Event)]
         stored = sum(await self._writer.write(events))
         rejections = [
@@ -90,17 +96,24 @@ class Intake:
             rejections=rejections,
         )
 
+    async def _decode(self, body: bytes, decode: Callable[..., T], *arguments: object) -> T:
+        if len(body) <= _INLINE_BYTES:
+            return decode(*arguments)
+        async with self._large:
+            return await asyncio.to_thread(decode, *arguments)
+
 
 def _decode_batch(body: bytes, lines: bool, now: datetime) -> list[Event | Rejected]:
     raw_events = split_lines(body) if lines else split_json(body)
     if len(raw_events) > MAX_BATCH_EVENTS:
-        raise BodyTooLargeError(f"{len(raw_events)} events; a batch holds {MAX_BATCH_EVENTS}")
+        raise BodyTooLargeError(f"a batch holds at most {MAX_BATCH_EVENTS} events")
     return [decode_event(raw, now) for raw in raw_events]
 
 
 def split_lines(body: bytes) -> RawEvents:
-    """The lines of NDJSON; empty ones are none."""
-    return [line for line in body.split(b"\n") if not line.isspace() and line]
+    """The lines of NDJSON; empty ones are none. Of too many, one more than a batch may have."""
+    lines = (line for line in io.BytesIO(body) if not line.isspace())
+    return list(islice(lines, MAX_BATCH_EVENTS + 1))
 
 
 def split_json(body: bytes) -> RawEvents:
@@ -108,20 +121,30 @@ def split_json(body: bytes) -> RawEvents:
 
     An element may still be no JSON by what is in its strings; that is found when it is decoded.
     """
-    # msgspec gives up on the whole text where half of a surrogate pair is escaped, as programs do
-    # that cut a text in the middle of an emoji. A byte that is not UTF-8 spoils that element only.
-    whole = _ESCAPE.sub(_spoil_lone_surrogate, body) if b"\\u" in body else body
     try:
-        if whole.lstrip(b" \t\r\n").startswith(b"{"):
-            return _decode_envelope(whole).events
-        return _decode_array(whole)
+        return _split(body)
+    except msgspec.DecodeError:
+        # msgspec gives up on the whole text where half of a surrogate pair is escaped, as programs
+        # do that cut a text in the middle of an emoji. A byte that is not UTF-8 spoils only the
+        # element that it is in.
+        try:
+            return _split(_ESCAPE.sub(_spoil_lone_surrogate, body))
+        except msgspec.DecodeError:
+            raise _malformed() from None
+
+
+def _split(body: bytes) -> RawEvents:
+    try:
+        if body.lstrip(b" \t\r\n").startswith(b"{"):
+            return _decode_envelope(body).events
+        return _decode_array(body)
     except msgspec.ValidationError:
-        if _is_json(whole):
-            raise UnexpectedBodyError(
-                "the body must be an array of events, or an object with an array `events`"
-            ) from None
-        raise _malformed() from None
-    except (msgspec.DecodeError, RecursionError):
+        # It may be no JSON further on: this raises DecodeError then.
+        msgspec.json.decode(body, type=msgspec.Raw)
+        raise UnexpectedBodyError(
+            "the body must be an array of events, or an object with an array `events`"
+        ) from None
+    except RecursionError:
         raise _malformed() from None
 
 
@@ -134,14 +157,6 @@ _ESCAPE = re.compile(
 
 def _spoil_lone_surrogate(escape: re.Match[bytes]) -> bytes:
     return b"\xff" if escape["lone"] else escape[0]
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def _malformed() -> MalformedBodyError:

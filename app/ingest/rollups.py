@@ -26,7 +26,7 @@ class Rollup:
 
 async def load_rollups(store: ClickHouseClient) -> list[Rollup]:
     """All rollups of the store's database over viewing_events."""
-    rows = await store.execute(load_query("rollups"))
+    rows = await store.execute(load_query("rollups"), ahead=True)
     return [
         Rollup(
             row["table"],
@@ -45,7 +45,7 @@ async def repair_rollup(store: ClickHouseClient, rollup: Rollup, batch_id: int) 
     Doing it again adds nothing, and being killed half-way leaves the rest to the next time: sums
     are compared before they are added, and a uniq state that is merged twice counts once.
     """
-    await store.execute(repair_statement(rollup), {"batch_id": batch_id})
+    await store.execute(repair_statement(rollup), {"batch_id": batch_id}, ahead=True)
 
 
 def repair_statement(rollup: Rollup) -> str:

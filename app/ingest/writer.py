@@ -133,8 +133,7 @@ class Writer:
             try:
                 outcomes = await self._flush([e for one in batch for e in one.events])
             except Exception as error:
-                if not isinstance(error, AnalyticsError):
-                    logger.exception("a flush failed")
+                _log_failure("a batch is not stored", error)
                 _fail(batch, error)
             else:
                 _acknowledge(batch, outcomes)
@@ -147,8 +146,8 @@ class Writer:
                 return
             try:
                 await self._repair()
-            except AnalyticsError as error:
-                logger.warning("the last batch is not repaired yet: %s", error)
+            except Exception as error:
+                _log_failure("the last batch is not repaired yet", error)
         else:
             await self._arrived.wait()
 
@@ -187,7 +186,7 @@ class Writer:
         return outcomes
 
     async def _repair(self) -> None:
-        [row] = await self._store.execute(load_query("last_batch"))
+        [row] = await self._store.execute(load_query("last_batch"), ahead=True)
         self._batch_id = max(self._batch_id, row["batch_id"])
         for rollup in await load_rollups(self._store):
             await repair_rollup(self._store, rollup, row["batch_id"])
@@ -216,6 +215,7 @@ class Writer:
                 "ids": list({event.id for event in events}),
                 "times": list({event.event_time for event in events}),
             },
+            ahead=True,
         )
         return {(UUID(row["id"]), row["event_time"]) for row in rows}
 
@@ -227,6 +227,7 @@ class Writer:
         rows = await self._store.execute(
             load_query("stored_ids_since"),
             {"ids": wanted, "since": int(self._clock().timestamp()) - _DAY_SECONDS},
+            ahead=True,
         )
         return {UUID(row["id"]): row["last_time"] for row in rows}
 
@@ -243,6 +244,13 @@ def _row(event: Event, batch_id: int) -> tuple[Any, ...]:
         event.metadata,
         batch_id,
     )
+
+
+def _log_failure(what: str, error: Exception) -> None:
+    if isinstance(error, AnalyticsError):
+        logger.warning("%s: %s", what, error)
+    else:
+        logger.error("%s", what, exc_info=error)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -2,7 +2,7 @@
 -- `source` is the view's SELECT, its tables named without the database.
 SELECT
     extract(views.create_table_query, ' TO [^ .]+\\.([^ (]+)') AS table,
-    replaceAll(views.as_select, currentDatabase() || '.', '') AS source,
+    replaceRegexpAll(views.as_select, '`?\\b' || currentDatabase() || '\\b`?\\.', '') AS source,
     groupArrayIf(columns.name, columns.is_in_sorting_key)     AS keys,
     groupArrayIf(columns.name, NOT columns.is_in_sorting_key AND columns.type = 'UInt64') AS sums,
     groupArrayIf(columns.name, columns.type LIKE 'AggregateFunction(%')                   AS states

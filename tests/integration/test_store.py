@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.core.clickhouse_embedded import EmbeddedClickHouse
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from app.ingest.rollups import load_rollups, repair_rollup
 from tests.conftest import opened_store
 from tests.support.process import ROOT
 
@@ -182,3 +183,21 @@ async def test_a_path_that_is_no_directory_is_told_in_one_line(tmp_path: Path) -
         await store.connect()
     await store.close()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("database", ["select", "index", "default", "viewing_events", "UPPER"])
+async def test_any_database_name_works(tmp_path: Path, database: str) -> None:
+    for _ in range(2):
+        store = EmbeddedClickHouse(tmp_path / "store", database)
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        columns = ("id", "event_time", "event_type", "batch_id")
+        await store.insert("viewing_events", columns, [(uuid4(), 1_800_000_000, "start", 1)])
+        rollups = await load_rollups(store)
+        assert {one.table for one in rollups} == {"popular_content", "user_stats", "traffic"}
+        for rollup in rollups:
+            await repair_rollup(store, rollup, batch_id=1)
+        [row] = await store.execute("SELECT sum(events) AS n FROM traffic")
+        await store.close()
+    assert row["n"] == 2
