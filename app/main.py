@@ -1,5 +1,6 @@
 """Puts the service together, and starts it: `python -m app.main`."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -54,6 +55,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.clock = clock
+    app.state.store = None
     app.state.ready = False
     app.state.draining = False
     app.include_router(v1.router)
@@ -97,6 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
         yield
         state.ready = False
+        logger.info("stopping: nothing is under way any more")
 
 
 def _describe_events(app: FastAPI) -> None:
@@ -150,15 +153,22 @@ async def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         app,
         http=Protocol,
-        lifespan="off",  # opened here, so that a failed start ends in one line
+        lifespan="off",  # it is entered here, so that a failed start ends in one line
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     with _bind(settings) as listener:
-        async with app.router.lifespan_context(app):
-            await _Server(config, app).serve(sockets=[listener])
+        server = _Server(config, app)
+        # From the start, so that the probes are answered while the store is opened.
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            async with app.router.lifespan_context(app):
+                await serving
+        finally:
+            server.should_exit = True
+            await serving
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from pydantic import AfterValidator
 
-from app.core.errors import BodyTooLargeError
+from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
@@ -37,12 +37,19 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _check_started(request: Request) -> None:
+    if not request.app.state.ready:
+        raise StoreUnavailableError("the store is not open yet")
+
+
 def _service(request: Request) -> AnalyticsService:
+    _check_started(request)
     service: AnalyticsService = request.app.state.service
     return service
 
 
 def _intake(request: Request) -> Intake:
+    _check_started(request)
     intake: Intake = request.app.state.intake
     return intake
 

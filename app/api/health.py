@@ -34,9 +34,9 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 @router.get("/health", responses=_DOWN)
 async def health(request: Request, response: Response) -> Health:
     """Asks ClickHouse and Kafka."""
-    store: ClickHouseClient = request.app.state.store
+    store: ClickHouseClient | None = request.app.state.store
     kafka = "unreachable" if request.app.state.settings.enable_kafka else "disabled"
-    if not await store.ping():
+    if store is None or not await store.ping():
         response.status_code = 503
         return Health(status="unhealthy", clickhouse="unhealthy", kafka=kafka)
     return Health(

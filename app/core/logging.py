@@ -13,3 +13,5 @@ def configure_logging(level: str) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # The server's own account of starting and stopping repeats ours.
+    logging.getLogger("uvicorn").setLevel(max(logging.getLogger().level, logging.WARNING))

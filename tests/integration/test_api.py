@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.config import Settings
+from app.main import create_app
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW, running
 from tests.support.answers import PREFIX, assert_problem
@@ -252,6 +253,18 @@ async def test_without_its_store_the_service_asks_to_try_again(
     )
     assert (await client.get("/readyz")).status_code == 503
     assert (await client.get("/livez")).status_code == 200
+
+
+async def test_until_it_has_started_the_service_asks_to_try_again(settings: Settings) -> None:
+    transport = httpx.ASGITransport(app=create_app(settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        for path in QUERIES:
+            assert_problem(await client.get(path), 503)
+        assert_problem(await client.post(EVENTS, json=event()), 503)
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/livez")).status_code == 200
+        health = await client.get("/health")
+        assert (health.status_code, health.json()["clickhouse"]) == (503, "unhealthy")
 
 
 async def test_a_full_buffer_asks_to_try_again(settings: Settings) -> None:
