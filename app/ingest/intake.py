@@ -123,13 +123,15 @@ def split_json(body: bytes) -> RawEvents:
     """
     try:
         return _split(body)
+    except RecursionError:
+        raise _malformed() from None
     except msgspec.DecodeError:
         # msgspec gives up on the whole text where half of a surrogate pair is escaped, as programs
         # do that cut a text in the middle of an emoji. A byte that is not UTF-8 spoils only the
         # element that it is in.
         try:
             return _split(_ESCAPE.sub(_spoil_lone_surrogate, body))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise _malformed() from None
 
 
@@ -139,13 +141,11 @@ def _split(body: bytes) -> RawEvents:
             return _decode_envelope(body).events
         return _decode_array(body)
     except msgspec.ValidationError:
-        # It may be no JSON further on: this raises DecodeError then.
+        # It may be no JSON further on, or too deep: this raises then.
         msgspec.json.decode(body, type=msgspec.Raw)
         raise UnexpectedBodyError(
             "the body must be an array of events, or an object with an array `events`"
         ) from None
-    except RecursionError:
-        raise _malformed() from None
 
 
 _ESCAPE = re.compile(

@@ -108,6 +108,15 @@ async def test_a_caller_that_goes_away_loses_nothing(store: EmbeddedClickHouse) 
     assert await batch_sizes(store) == [2]
 
 
+async def test_merges_of_parts_lose_nothing(store: EmbeddedClickHouse) -> None:
+    async with started(store) as writer:
+        for _ in range(4):
+            await writer.write([event(movie_id=UUID(int=n)) for n in range(5)])
+    for rollup in ("popular_content", "user_stats", "traffic"):
+        await store.execute(f"OPTIMIZE TABLE {rollup} FINAL")
+    await assert_rollups_match(store)
+
+
 async def test_repeats_are_told_by_id_and_second(store: EmbeddedClickHouse) -> None:
     async with started(store) as writer:
         assert await writer.write([event(1), event(2), event(1)]) == [True, True, False]

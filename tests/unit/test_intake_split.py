@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import MalformedBodyError, UnexpectedBodyError
-from app.ingest.decode import Rejected, decode_event
+from app.ingest.decode import Event, Rejected, decode_event
 from app.ingest.intake import split_json, split_lines
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW
@@ -152,3 +152,19 @@ def test_half_characters_are_found_wherever_they_stand(text: str) -> None:
     rejected = decode_event(first, NOW)
     assert isinstance(rejected, Rejected)
     assert rejected.reason is RejectionReason.NOT_JSON
+
+
+@pytest.mark.parametrize(
+    "start", [b"[1,", b'{"events":5,"deep":', b'{"events":[],"cut":"\\ud83d","deep":']
+)
+def test_what_is_nested_too_deep_is_malformed(start: bytes) -> None:
+    with pytest.raises(MalformedBodyError):
+        split_json(start + b"[" * 100_000 + b"]" * 100_001)
+
+
+def test_an_event_of_any_depth_is_decoded_or_rejected() -> None:
+    for depth in range(800, 1100):
+        raw = b'{"user_id":"%s","movie_id":"%s","event_type":"start","metadata":{"a":%s%s}}' % (
+            b"0" * 32, b"1" * 32, b"[" * depth, b"]" * depth,
+        )  # fmt: skip
+        assert isinstance(decode_event(raw, NOW), Event | Rejected)
