@@ -1,6 +1,7 @@
 """Sends sample viewing to a running service: made up, or replayed from MovieLens ratings.
 
     python test_events.py
+    python test_events.py --via kafka
     python test_events.py --ratings ratings.csv --movies-file movies.csv --compress-to-days 90
 
 What is sent follows from the flags, the files and the UTC date alone, the ids of the events too, so
@@ -31,6 +32,8 @@ from uuid import UUID, uuid5
 
 import httpx
 import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 DAY = 24 * 60 * 60
@@ -42,6 +45,9 @@ REQUESTS_AT_ONCE = 3
 REQUEST_SECONDS = 30.0
 RETRY_SECONDS = 1.0  # where the service doesn't say how long to wait
 PATIENCE_SECONDS = 60.0
+# How long the service may take to read from Kafka what was sent, and how often it is asked.
+KAFKA_PATIENCE_SECONDS = 600.0
+KAFKA_LOOK_SECONDS = 0.2
 
 SAMPLE_HEARTBEAT = 5 * 60
 REPLAY_HEARTBEAT = 10 * 60
@@ -81,6 +87,27 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     timestamp: datetime
     position_seconds: float
     metadata: dict[str, str] | None = None
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The same event as it goes through Kafka, where the topic says what kind it is."""
+
+    event_id: UUID
+    action: str
+    user_id: UUID
+    movie_id: UUID
+    session_id: UUID
+    timestamp: datetime
+    position_seconds: float
+    metadata: dict[str, str] | None = None
+
+
+# Of each kind of event: the topic, and what its messages call it.
+KAFKA = {
+    Kind.START: ("stream.start", "stream_start"),
+    Kind.PROGRESS: ("stream.progress", "stream_progress"),
+    Kind.FINISH: ("stream.stop", "stream_stop"),
+}
 
 
 class Moment(NamedTuple):
@@ -128,17 +155,18 @@ class Plan:
 
 @dataclass
 class Totals:
-    """What became of the events. `starts` counts, for each film, the start events handed out."""
+    """What became of the events. `starts` counts, for each film, the start events handed out.
 
+    Attributes:
+        sent: of these, `stored`, `duplicates` and `rejected` are known when they went by HTTP.
+    """
+
+    sent: int = 0
     stored: int = 0
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     not_yet: int = 0
     starts: Counter[UUID] = field(default_factory=Counter)
-
-    @property
-    def sent(self) -> int:
-        return self.stored + self.duplicates + self.rejected.total()
 
 
 # --- Viewing: who watches what, and when ---
@@ -374,11 +402,27 @@ class Rejection(msgspec.Struct):
 
 
 class Receipt(msgspec.Struct):
-    """What became of a batch."""
+    """What became of a batch; of one that went through Kafka only that it is there."""
 
-    stored: int
-    duplicates: int
-    rejections: list[Rejection]
+    received: int
+    stored: int = 0
+    duplicates: int = 0
+    rejections: list[Rejection] = []
+
+
+class Partition(msgspec.Struct):
+    topic: str
+    partition: int
+    next_offset: int
+
+
+class KafkaDoor(msgspec.Struct):
+    state: str
+    partitions: list[Partition]
+
+
+class Ingestion(msgspec.Struct):
+    kafka: KafkaDoor
 
 
 class PopularFilm(msgspec.Struct):
@@ -403,12 +447,17 @@ class Service:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def wait_until_ready(self) -> None:
-        """Wait for a service that is starting, but not for one that isn't there."""
+    async def answers(self) -> bool:
         try:
             await self._client.get(f"{self.url}/readyz")
         except httpx.TransportError:
-            raise Failure(f"no service answers at {self.url}: start it with `make run`") from None
+            return False
+        return True
+
+    async def wait_until_ready(self) -> None:
+        """Wait for a service that is starting, but not for one that isn't there."""
+        if not await self.answers():
+            raise Failure(f"no service answers at {self.url}: start it with `make run`")
         await self.ask("GET", "/readyz")
 
     async def popular(self, days: int) -> list[tuple[UUID, int]]:
@@ -455,18 +504,28 @@ def detail_of(response: httpx.Response) -> str:
 
 
 class Sender(Protocol):
-    async def send(self, batch: Sequence[Event]) -> Receipt:
-        """Send events that are in order of time; return when they are safe.
+    """A way to send; all that it raises is Failure."""
 
-        Raises:
-            Failure: they are not, and sending again is of no use.
-        """
+    async def start(self) -> None:
+        """Return when there is somebody to send to."""
+
+    async def send(self, batch: Sequence[Event]) -> Receipt:
+        """Send events that are in order of time; return when they are safe."""
+
+    async def finish(self) -> str:
+        """Return when the service has taken in all that was sent, with a line to say, if any."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
 
 
 class HttpSender:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._encode = msgspec.json.Encoder().encode_lines
+
+    async def start(self) -> None:
+        await self._service.wait_until_ready()
 
     async def send(self, batch: Sequence[Event]) -> Receipt:
         path, kind = "/api/v1/analytics/events/batch", {"Content-Type": "application/x-ndjson"}
@@ -475,9 +534,86 @@ class HttpSender:
             await self._service.ask("POST", path, content=body, headers=kind), Receipt
         )
 
+    async def finish(self) -> str:
+        return ""
 
-# One entry for each way to send.
-SENDERS: dict[str, Callable[[Service], Sender]] = {"http": HttpSender}
+    async def close(self) -> None:
+        """The service is closed by whoever opened it."""
+
+
+class KafkaSender:
+    """Keyed by user, so that a user's events of one topic stay in their order."""
+
+    def __init__(self, service: Service, servers: str, topic_prefix: str) -> None:
+        self._service = service
+        self._servers = servers
+        self._topics = {kind: topic_prefix + topic for kind, (topic, _) in KAFKA.items()}
+        self._encode = msgspec.json.Encoder().encode
+        self._producer: AIOKafkaProducer | None = None
+        # Of each partition, the offset after the last message that was sent.
+        self._ends: dict[tuple[str, int], int] = {}
+
+    async def start(self) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._servers, enable_idempotence=True, linger_ms=20
+        )
+        try:
+            await self._producer.start()
+        except KafkaError:
+            raise Failure(
+                f"no Kafka answers at {self._servers}: start one with `make kafka`"
+            ) from None
+
+    async def send(self, batch: Sequence[Event]) -> Receipt:
+        assert self._producer is not None
+        try:
+            under_way = [
+                await self._producer.send(
+                    self._topics[event.event_type], self._message(event), event.user_id.bytes
+                )
+                for event in batch
+            ]
+            for written in await asyncio.gather(*under_way):
+                place = written.topic, written.partition
+                self._ends[place] = max(self._ends.get(place, 0), written.offset + 1)
+        except KafkaError as error:
+            raise Failure(f"Kafka at {self._servers} takes no messages: {error}") from None
+        return Receipt(received=len(batch))
+
+    async def finish(self) -> str:
+        began = time.monotonic()
+        if not await self._service.answers():
+            return f"No service answers at {self._service.url}; what was sent waits in Kafka."
+        while True:
+            content = await self._service.ask("GET", "/api/v1/analytics/ingestion")
+            kafka = self._service.read(content, Ingestion).kafka
+            if kafka.state == "disabled":
+                return f"The service at {self._service.url} doesn't read from Kafka."
+            done = {(one.topic, one.partition): one.next_offset for one in kafka.partitions}
+            if all(done.get(place, 0) >= end for place, end in self._ends.items()):
+                return f"The service had taken it in {time.monotonic() - began:.1f} seconds later."
+            if time.monotonic() - began > KAFKA_PATIENCE_SECONDS:
+                raise Failure(f"the service at {self._service.url} hasn't read what was sent")
+            await asyncio.sleep(KAFKA_LOOK_SECONDS)
+
+    async def close(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+    def _message(self, event: Event) -> bytes:
+        _, action = KAFKA[event.event_type]
+        return self._encode(
+            Message(
+                event.event_id,
+                action,
+                event.user_id,
+                event.movie_id,
+                event.session_id,
+                event.timestamp,
+                event.position_seconds,
+                event.metadata,
+            )
+        )
 
 
 async def send_all(sender: Sender, events: Iterator[Event], totals: Totals) -> None:
@@ -485,6 +621,7 @@ async def send_all(sender: Sender, events: Iterator[Event], totals: Totals) -> N
         # All workers take from the one iterator.
         while batch := list(islice(events, BATCH_EVENTS)):
             receipt = await sender.send(batch)
+            totals.sent += receipt.received
             totals.stored += receipt.stored
             totals.duplicates += receipt.duplicates
             totals.rejected.update(rejection.reason for rejection in receipt.rejections)
@@ -495,14 +632,17 @@ async def send_all(sender: Sender, events: Iterator[Event], totals: Totals) -> N
 # --- The program ---
 
 
-def summary(plan: Plan, totals: Totals, seconds: float, repeats: int) -> str:
+def summary(plan: Plan, totals: Totals, seconds: float, repeats: int, by_http: bool) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(totals.rejected.items()))
-    rows: list[tuple[str, float, str]] = [
-        ("sessions", totals.starts.total(), ""),
-        ("events sent", totals.sent, ""),
+    known: list[tuple[str, float, str]] = [
         ("  stored", totals.stored, ""),
         ("  duplicates", totals.duplicates, ""),
         ("  rejected", totals.rejected.total(), reasons),
+    ]
+    rows: list[tuple[str, float, str]] = [
+        ("sessions", totals.starts.total(), ""),
+        ("events sent", totals.sent, "" if by_http else "to Kafka"),
+        *(known if by_http else []),
         ("left out: events", totals.not_yet, "not yet happened"),
         ("left out: sessions", plan.too_old, f"older than {LONGEST_WINDOW} days"),
         ("events a second", round(totals.sent / seconds), ""),
@@ -544,19 +684,31 @@ async def run(flags: argparse.Namespace, plan: Plan, now: int) -> int:
     """Send what is planned and print what came of it. Returns the exit code."""
     totals = Totals()
     service = Service(flags.url)
+    sender = SENDERS[flags.via](service, flags)
     try:
-        await service.wait_until_ready()
+        await sender.start()
         began = time.monotonic()
         # disable=None: no bar where stderr is not a terminal.
         with tqdm(plan.sessions, total=plan.count, unit=" sessions", disable=None) as sessions:
             events = happened(in_order(sessions), now, totals)
-            await send_all(SENDERS[flags.via](service), events, totals)
-        print(summary(plan, totals, time.monotonic() - began, service.repeats), flush=True)
-        if flags.ratings:
+            await send_all(sender, events, totals)
+        seconds = time.monotonic() - began
+        print(summary(plan, totals, seconds, service.repeats, flags.via == "http"), flush=True)
+        if last_words := await sender.finish():
+            print(last_words, flush=True)
+        if flags.ratings and await service.answers():
             print(f"\n{comparison(plan, totals.starts, await service.popular(plan.days))}")
     finally:
+        await sender.close()
         await service.close()
     return 1 if totals.rejected else 0
+
+
+# One entry for each way to send.
+SENDERS: dict[str, Callable[[Service, argparse.Namespace], Sender]] = {
+    "http": lambda service, _: HttpSender(service),
+    "kafka": lambda service, flags: KafkaSender(service, flags.kafka, flags.topic_prefix),
+}
 
 
 def plan_of(flags: argparse.Namespace, now: int) -> Plan:
@@ -612,6 +764,15 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--via", choices=list(SENDERS), default="http", help="the way to send (%(default)s)"
     )
     parser.add_argument(
+        "--kafka",
+        default="localhost:9092",
+        metavar="SERVERS",
+        help="with --via kafka: the brokers (%(default)s)",
+    )
+    parser.add_argument(
+        "--topic-prefix", default="", help="with --via kafka: as the service's KAFKA_TOPIC_PREFIX"
+    )
+    parser.add_argument(
         "--seed", type=int, default=1, help="another one makes other viewing (%(default)s)"
     )
     sample = parser.add_argument_group("made-up viewing")
@@ -639,7 +800,10 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="squeeze all ratings into the last N UTC days",
     )
-    return parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
+    if flags.via != "kafka" and (flags.topic_prefix or flags.kafka != parser.get_default("kafka")):
+        parser.error("--kafka and --topic-prefix go with --via kafka")
+    return flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

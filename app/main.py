@@ -22,12 +22,13 @@ from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.v1 import router as v1
 from app.api.v1.endpoints.events import event_schemas
-from app.core.clickhouse_client import open_clickhouse
 from app.core.config import Settings, load_settings
 from app.core.errors import AnalyticsError, ConfigurationError
 from app.core.logging import configure_logging
+from app.ingest.doors import Doors
 from app.ingest.intake import Intake
-from app.ingest.writer import Writer
+from app.ingest.writer import opened_writer
+from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
 
 VERSION = "0.1.0"
@@ -56,6 +57,7 @@ def create_app(
     app.state.settings = settings
     app.state.clock = clock
     app.state.store = None
+    app.state.kafka = None
     app.state.ready = False
     app.state.draining = False
     app.include_router(v1.router)
@@ -76,26 +78,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     settings: Settings = state.settings
     async with AsyncExitStack() as stack:
-        store = open_clickhouse(settings)
-        stack.push_async_callback(store.close)
-        await store.connect()
-        await store.ensure_database()
-        await store.ensure_tables()
-        writer = Writer(
-            store,
-            batch_events=settings.write_batch_events,
-            batch_age=settings.write_batch_age_ms / 1000,
-            buffer_events=settings.write_buffer_events,
-            clock=state.clock,
-        )
-        stack.push_async_callback(writer.close)
-        await writer.start()
+        store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
         state.store = store
         state.intake = Intake(writer, state.clock)
         state.service = AnalyticsService(store, state.clock)
-        state.ready = True
         if settings.enable_kafka:
-            logger.warning("ENABLE_KAFKA: this version has no Kafka consumer; set it to false")
+            state.kafka = KafkaConsumer(settings, store, writer, state.clock)
+            stack.push_async_callback(state.kafka.close)
+            state.kafka.start()
+        state.doors = Doors(state.intake.tally, state.kafka, state.clock())
+        state.ready = True
         logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
         yield
         state.ready = False
@@ -120,9 +112,13 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self._app.state.draining = True
+        if self._app.state.kafka is not None:
+            # At once, not after the last request: others of the group can take over meanwhile.
+            self._loop.call_soon_threadsafe(self._app.state.kafka.request_stop)
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -1,7 +1,8 @@
 """What every test may use. The engine in these tests is the real one."""
 
+import os
 import zoneinfo
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from app.core.clickhouse_embedded import EmbeddedClickHouse
 from app.core.config import Settings
 from app.main import create_app
+from tests.support.brokers import Kafka, RealKafka, can_run_kafka, mock_cluster, real_kafka
 
 # The truth is told by the same time zone database as the answers, whatever the machine has.
 zoneinfo.reset_tzpath(to=[])
@@ -50,9 +52,11 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedClickHouse]:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """The service in this process, its clock standing at NOW, and a client for it."""
-    app = create_app(settings, clock=lambda: NOW)
+async def running(
+    settings: Settings, clock: Callable[[], datetime] = lambda: NOW
+) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    """The service in this process, its clock standing at NOW unless told, and a client for it."""
+    app = create_app(settings, clock)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -65,3 +69,46 @@ async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.Asyn
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with running(settings) as (_, opened):
         yield opened
+
+
+@pytest.fixture(scope="session")
+def kafka_servers() -> Iterator[str]:
+    """The brokers of KAFKA_BOOTSTRAP_SERVERS, or else a mock of them."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield given
+    else:
+        with mock_cluster() as servers:
+            yield servers
+
+
+@pytest.fixture
+def kafka(kafka_servers: str) -> Iterator[Kafka]:
+    """Topics and a group for this test alone."""
+    ours = Kafka(kafka_servers)
+    yield ours
+    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:  # the mock can't, and ends with the tests
+        ours.remove()
+
+
+@pytest.fixture
+def true_kafka(kafka: Kafka) -> Kafka:
+    """Not the mock, which knows no transactions and keeps little."""
+    if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
+        if "CI" in os.environ:
+            pytest.fail("KAFKA_BOOTSTRAP_SERVERS is not set")
+        pytest.skip("set KAFKA_BOOTSTRAP_SERVERS (after `make kafka`, say) to run this test")
+    return kafka
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[RealKafka]:
+    """An Apache Kafka that may be stopped and killed."""
+    require_java()
+    with real_kafka(tmp_path / "kafka") as started:
+        yield started
+
+
+def require_java() -> None:
+    if not can_run_kafka() and "CI" not in os.environ:
+        pytest.skip("Java 17 and Maven are needed to run Apache Kafka in this test")

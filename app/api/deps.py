@@ -6,6 +6,7 @@ from fastapi import Depends, Query, Request
 from pydantic import AfterValidator
 
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
@@ -54,9 +55,16 @@ def _intake(request: Request) -> Intake:
     return intake
 
 
+def _doors(request: Request) -> DoorsOfService:
+    _check_started(request)
+    doors: DoorsOfService = request.app.state.doors
+    return doors
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Service = Annotated[AnalyticsService, Depends(_service)]
 Events = Annotated[Intake, Depends(_intake)]
+Doors = Annotated[DoorsOfService, Depends(_doors)]
 
 Days = Annotated[
     int,

@@ -1,11 +1,14 @@
 """Is it well? For people (/health) and for orchestrators (/livez, /readyz)."""
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from app.core.clickhouse_client import ClickHouseClient
+from app.ingest.doors import Kafka
+from app.schemas.ingestion import KafkaState
 
 router = APIRouter(tags=["health"])
 
@@ -16,7 +19,12 @@ class Health(BaseModel):
         examples=["healthy"],
     )
     clickhouse: Literal["healthy", "unhealthy"] = Field(examples=["healthy"])
-    kafka: Literal["enabled", "disabled", "unreachable"] = Field(examples=["disabled"])
+    kafka: KafkaState = Field(examples=["disabled"])
+    warnings: list[str] | None = Field(
+        None,
+        description="What somebody should look at, though the service is well; else left out.",
+        examples=[["120 Kafka messages of the last minute are no events"]],
+    )
 
 
 class Probe(BaseModel):
@@ -31,19 +39,35 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/health", responses=_DOWN)
+@router.get("/health", responses=_DOWN, response_model_exclude_none=True)
 async def health(request: Request, response: Response) -> Health:
     """Asks ClickHouse and Kafka."""
-    store: ClickHouseClient | None = request.app.state.store
-    kafka = "unreachable" if request.app.state.settings.enable_kafka else "disabled"
-    if store is None or not await store.ping():
+    state = request.app.state
+    store: ClickHouseClient | None = state.store
+    door: Kafka | None = state.kafka
+    alive, kafka = await asyncio.gather(_answers(store), _kafka_state(request))
+    rejected = 0 if door is None else door.recent_rejections()
+    if not alive:
         response.status_code = 503
-        return Health(status="unhealthy", clickhouse="unhealthy", kafka=kafka)
     return Health(
-        status="degraded" if kafka == "unreachable" else "healthy",
-        clickhouse="healthy",
+        status="unhealthy" if not alive else "degraded" if kafka == "unreachable" else "healthy",
+        clickhouse="healthy" if alive else "unhealthy",
         kafka=kafka,
+        warnings=[f"{rejected} Kafka messages of the last minute are no events"]
+        if rejected
+        else None,
     )
+
+
+async def _answers(store: ClickHouseClient | None) -> bool:
+    return store is not None and await store.ping()
+
+
+async def _kafka_state(request: Request) -> KafkaState:
+    door: Kafka | None = request.app.state.kafka
+    if door is not None:
+        return await door.state()
+    return "unreachable" if request.app.state.settings.enable_kafka else "disabled"
 
 
 @router.get("/livez")

@@ -69,7 +69,7 @@ class ClickHouseClient(ABC):
         """Insert rows, on the disk when it returns (unless CLICKHOUSE_FSYNC is off).
 
         When it raises, any number of the rows may have been inserted. Times are whole seconds since
-        1970-01-01 UTC.
+        1970-01-01 UTC. A String may be given as bytes, whatever they are; then in every row.
         """
 
     @abstractmethod

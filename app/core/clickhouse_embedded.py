@@ -110,13 +110,17 @@ class EmbeddedClickHouse(ClickHouseClient):
     async def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
-        statement = f"INSERT INTO {table} ({', '.join(columns)}) {_INSERT_SETTINGS}"
+        statement = (
+            f"INSERT INTO {table} ({', '.join(columns)}) {_INSERT_SETTINGS}"
+            " FORMAT JSONCompactEachRow\n"
+        )
 
         def send() -> None:
             # Not send_insert, though it is faster: it returns as if all were well when the engine
             # has refused the rows (too many parts, no memory) or failed in a materialized view.
-            data = _encode_rows(rows).decode()
-            self._connection().query(f"{statement} FORMAT JSONCompactEachRow\n{data}")
+            # Bytes, which chDB takes though it doesn't say so: not all of them need be text.
+            query: Any = statement.encode() + _encode_rows(_without_bytes(rows))
+            self._connection().query(query)
 
         await self._run(self._writer, send)
 
@@ -166,12 +170,37 @@ def _translate(error: RuntimeError) -> StoreError | StoreUnavailableError:
     return StoreError(text)
 
 
+def _without_bytes(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """The rows with JSON in the place of bytes, in columns that hold bytes."""
+    places = [place for place, value in enumerate(rows[0]) if isinstance(value, bytes)]
+    if not places:
+        return rows
+    return [
+        [_json_of(value) if place in places else value for place, value in enumerate(row)]
+        for row in rows
+    ]
+
+
+# What the engine's parser of JSON strings doesn't take as it is; all other bytes it does.
+_ESCAPES = [(b"\\", b"\\\\"), (b'"', b'\\"')] + [(bytes([n]), b"\\u%04x" % n) for n in range(32)]
+
+
+def _json_of(value: bytes) -> msgspec.Raw:
+    """A JSON string of any bytes, as the engine reads it: they need not be UTF-8."""
+    for byte, escaped in _ESCAPES:
+        value = value.replace(byte, escaped)
+    return msgspec.Raw(b'"' + value + b'"')
+
+
 def _as_text(value: Value | Sequence[Value]) -> str:
     """A parameter as the engine takes it: the escaped text form of its type."""
     if isinstance(value, str | int | date | UUID):
         return _escape(str(value))
-    quoted = (str(item) if isinstance(item, int) else f"'{_escape(str(item))}'" for item in value)
-    return f"[{','.join(quoted)}]"
+    if any(isinstance(item, str) for item in value):
+        quoted = (f"'{_escape(str(item))}'" for item in value)
+        return f"[{','.join(quoted)}]"
+    # Numbers, UUIDs and dates: JSON but for the quotes, and written ten times as fast.
+    return msgspec.json.encode(value).decode().replace('"', "'")
 
 
 def _escape(text: str) -> str:

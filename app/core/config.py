@@ -43,8 +43,33 @@ class Settings(BaseSettings):
         4, ge=1, le=64, description="How many queries run at the same time; more wait."
     )
 
-    kafka_bootstrap_servers: str = Field("localhost:9092", description="Kafka brokers.")
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", description="Kafka brokers, with commas between them."
+    )
     kafka_consumer_group: str = Field("analytics-service", description="Kafka group id.")
+    kafka_topic_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,200}$",
+        description="Put before the names of the topics, where several services share a cluster.",
+    )
+    kafka_batch_events: int = Field(
+        20_000, ge=1, le=1_000_000, description="A batch from Kafka has at most so many messages."
+    )
+    kafka_batch_age_ms: int = Field(
+        200,
+        ge=0,
+        le=60_000,
+        description="A batch from Kafka is written when its first message has waited this long.",
+    )
+    kafka_session_timeout_ms: int = Field(
+        10_000,
+        ge=1_000,
+        le=300_000,
+        description=(
+            "A member of the group that was not heard of for so long is taken for dead: how long "
+            "Kafka's messages wait after `kill -9`. The brokers' default minimum is 6000."
+        ),
+    )
     enable_kafka: bool = Field(True, description="Start the Kafka consumer.")
 
     write_batch_events: int = Field(
@@ -76,6 +101,15 @@ class Settings(BaseSettings):
         if name.lower() in ("system", "information_schema"):
             raise ValueError("is a database of ClickHouse itself; choose another name")
         return name
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _servers(cls, servers: str) -> str:
+        for server in servers.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not (host and port.isdecimal() and 1 <= int(port) <= 65535):
+                raise ValueError("must be host:port, or several with commas between them")
+        return servers
 
     @field_validator("clickhouse_path")
     @classmethod

@@ -77,10 +77,18 @@ class Rejected:
     field: str | None = None
 
 
-def decode_event(raw: bytes | msgspec.Raw, now: datetime) -> Event | Rejected:
-    """Read one event; `now` is both the default time and what too late and too old are told by."""
+def decode_event(
+    raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | None = None
+) -> Event | Rejected:
+    """Read one event.
+
+    Args:
+        now: what too late and too old are told by, and the time of an event that has none.
+        topic_type: of a Kafka message, what its topic says it is. Such a message needs a time of
+            its own: it may be delivered again later, and has to be the same event then.
+    """
     try:
-        return _decode(raw, now)
+        return _decode(raw, now, topic_type)
     except _RejectionError as rejection:
         return rejection.rejected
 
@@ -90,10 +98,15 @@ class _RejectionError(Exception):
         self.rejected = Rejected(reason, detail, field)
 
 
-def _decode(raw: bytes | msgspec.Raw, now: datetime) -> Event:
+def _decode(raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | None) -> Event:
     sent = _parse(bytes(raw))
-    event_type = _event_type(sent)
-    moment = now if sent.timestamp is msgspec.UNSET else _moment(sent.timestamp)
+    event_type = _event_type(sent, topic_type)
+    if sent.timestamp is not msgspec.UNSET:
+        moment = _moment(sent.timestamp)
+    elif topic_type is None:
+        moment = now
+    else:
+        raise _RejectionError(RejectionReason.INVALID_FIELD, "timestamp is required", "timestamp")
     microseconds = (moment - _EPOCH) // _MICROSECOND
     if moment - now > MAX_AHEAD:
         raise _RejectionError(
@@ -177,18 +190,26 @@ def _not_json() -> _RejectionError:
     return _RejectionError(RejectionReason.NOT_JSON, "not JSON in UTF-8")
 
 
-def _event_type(sent: ViewingEvent) -> EventType:
-    if sent.action is msgspec.UNSET:
-        if sent.event_type is msgspec.UNSET:
+def _event_type(sent: ViewingEvent, topic_type: EventType | None) -> EventType:
+    """What kind of event it is; all that say so, event_type, action and topic, must agree."""
+    kind, field = sent.event_type, "event_type"
+    if sent.action is not msgspec.UNSET:
+        if kind not in (msgspec.UNSET, sent.action.event_type):
+            raise _RejectionError(
+                RejectionReason.TYPE_MISMATCH, "event_type and action disagree", "action"
+            )
+        kind, field = sent.action.event_type, "action"
+    if topic_type is None:
+        if kind is msgspec.UNSET:
             raise _RejectionError(
                 RejectionReason.INVALID_FIELD, "event_type or action is required", "event_type"
             )
-        return sent.event_type
-    if sent.event_type not in (msgspec.UNSET, sent.action.event_type):
+        return kind
+    if kind not in (msgspec.UNSET, topic_type):
         raise _RejectionError(
-            RejectionReason.TYPE_MISMATCH, "event_type and action disagree", "action"
+            RejectionReason.TYPE_MISMATCH, f"{field} and the topic disagree", field
         )
-    return sent.action.event_type
+    return topic_type
 
 
 def _moment(timestamp: str) -> datetime:

@@ -17,6 +17,7 @@ from app.core.errors import (
     UnexpectedBodyError,
 )
 from app.ingest.decode import Event, Rejected, decode_event
+from app.ingest.doors import Tally, reasons
 from app.ingest.writer import Writer
 from app.schemas.events import (
     MAX_BATCH_EVENTS,
@@ -53,6 +54,7 @@ class Intake:
     """
 
     def __init__(self, writer: Writer, clock: Callable[[], datetime]) -> None:
+        self.tally = Tally()
         self._writer = writer
         self._clock = clock
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
@@ -65,12 +67,12 @@ class Intake:
             EventRejectedError: JSON, but no event that can be stored.
         """
         event = await self._decode(body, decode_event, body, self._clock())
-        if isinstance(event, Rejected):
-            if event.reason is RejectionReason.NOT_JSON:
-                raise MalformedBodyError("the body is not JSON in UTF-8")
-            raise EventRejectedError(event.reason, event.detail, event.field)
-        [stored] = await self._writer.write([event])
-        return EventReceipt(id=event.id, status="stored" if stored else "duplicate")
+        stored = await self._store([event])
+        if isinstance(event, Event):
+            return EventReceipt(id=event.id, status="stored" if stored else "duplicate")
+        if event.reason is RejectionReason.NOT_JSON:
+            raise MalformedBodyError("the body is not JSON in UTF-8")
+        raise EventRejectedError(event.reason, event.detail, event.field)
 
     async def take_batch(self, body: bytes, *, lines: bool) -> BatchReceipt:
         """Many events: a JSON array, an object with `events`, or (`lines`) NDJSON.
@@ -81,8 +83,7 @@ class Intake:
             BodyTooLargeError: too many events.
         """
         decoded = await self._decode(body, _decode_batch, body, lines, self._clock())
-        events = [one for one in decoded if isinstance(one, Event)]
-        stored = sum(await self._writer.write(events))
+        stored = await self._store(decoded)
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)
             for index, one in enumerate(decoded)
@@ -91,10 +92,17 @@ class Intake:
         return BatchReceipt(
             received=len(decoded),
             stored=stored,
-            duplicates=len(events) - stored,
+            duplicates=len(decoded) - stored - len(rejections),
             rejected=len(rejections),
             rejections=rejections,
         )
+
+    async def _store(self, decoded: Sequence[Event | Rejected]) -> int:
+        """Store those that are events, and count them all. Returns how many were stored."""
+        events = [one for one in decoded if isinstance(one, Event)]
+        with self.tally.taking(len(decoded)):
+            outcomes = await self._writer.write(events)
+            return self.tally.settle(events, outcomes, reasons(decoded))
 
     async def _decode(self, body: bytes, decode: Callable[..., T], *arguments: object) -> T:
         if len(body) <= _INLINE_BYTES:

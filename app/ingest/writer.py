@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.core.clickhouse_client import ClickHouseClient, load_query
+from app.core.clickhouse_client import ClickHouseClient, load_query, open_clickhouse
+from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.decode import Event
 from app.ingest.rollups import load_rollups, repair_rollup
@@ -89,8 +91,12 @@ class Writer:
         await self._repair()
         self._task = asyncio.create_task(self._run(), name="writer")
 
-    async def write(self, events: Sequence[Event]) -> list[bool]:
+    async def write(self, events: Sequence[Event], *, limited: bool = True) -> list[bool]:
         """Have events stored; returns when they are, and every query sees them.
+
+        Args:
+            limited: refused when there is no room. Not to be refused is for a caller that hands in
+                one batch at a time and nothing else meanwhile.
 
         Returns:
             For each event, True when it was stored and False when it is a repeat of one that is.
@@ -104,7 +110,8 @@ class Writer:
             return []
         if self._closing:
             raise StoreUnavailableError("the service is stopping")
-        if self._waiting_events + self._flushing_events + len(events) > self._buffer_events:
+        pending = self._waiting_events + self._flushing_events + len(events)
+        if limited and pending > self._buffer_events:
             raise WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
         loop = asyncio.get_running_loop()
         submission = _Submission(events, loop.time(), loop.create_future())
@@ -230,6 +237,33 @@ class Writer:
             ahead=True,
         )
         return {UUID(row["id"]): row["last_time"] for row in rows}
+
+
+@asynccontextmanager
+async def opened_writer(
+    settings: Settings, clock: Callable[[], datetime]
+) -> AsyncIterator[tuple[ClickHouseClient, Writer]]:
+    """The store, with its tables, and the writer for it; what a dead process left is repaired.
+
+    Raises:
+        ConfigurationError, StoreUnavailableError, StoreError: the store can't be opened.
+    """
+    async with AsyncExitStack() as stack:
+        store = open_clickhouse(settings)
+        stack.push_async_callback(store.close)
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        writer = Writer(
+            store,
+            batch_events=settings.write_batch_events,
+            batch_age=settings.write_batch_age_ms / 1000,
+            buffer_events=settings.write_buffer_events,
+            clock=clock,
+        )
+        stack.push_async_callback(writer.close)
+        await writer.start()
+        yield store, writer
 
 
 def _row(event: Event, batch_id: int) -> tuple[Any, ...]:

@@ -1,70 +1,15 @@
 """SIGKILL at any instant: what was acknowledged is there once, and every rollup agrees."""
 
-import os
 import queue
 import random
-import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 
-from tests.conftest import opened_store
-from tests.support.answers import PREFIX, assert_answers
-from tests.support.consistency import assert_rollups_match
-from tests.support.oracle import Truth
-from tests.support.process import Service, running_service
-
-NOW = datetime.now(UTC)
-USERS = [str(UUID(int=n)) for n in range(1, 40)]
-MOVIES = [str(UUID(int=n << 64)) for n in range(1, 30)]
-
-Batch = list[dict[str, Any]]
-
-
-def make_batch(dice: random.Random, size: int, days: int = 70) -> Batch:
-    """Events of at least two months, which one insert writes as several parts."""
-    return [
-        {
-            "event_id": str(UUID(int=dice.getrandbits(128))),
-            "user_id": dice.choice(USERS),
-            "movie_id": dice.choice(MOVIES),
-            "event_type": dice.choice(["start", "progress", "finish"]),
-            "timestamp": (NOW - timedelta(seconds=dice.randrange(days * 86400))).isoformat(),
-            "position_seconds": dice.randrange(7200),
-        }
-        for _ in range(size)
-    ]
-
-
-def post(url: str, batch: Batch) -> dict[str, Any]:
-    """Raises httpx.TransportError when the service dies before it answers."""
-    answer = httpx.post(f"{url}{PREFIX}/events/batch", json=batch, timeout=30)
-    assert answer.status_code == 200, answer.text
-    receipt: dict[str, Any] = answer.json()
-    assert receipt["rejected"] == 0
-    return receipt
-
-
-async def assert_exact(service: Service, sent: list[Batch]) -> None:
-    """The running service's answers are the truth about all batches; so is its store, after it."""
-    events = [event for batch in sent for event in batch]
-    now = datetime.now(UTC)
-    async with httpx.AsyncClient(base_url=service.url) as client:
-        for tz in ("UTC", "Etc/GMT", "Asia/Kathmandu"):
-            await assert_answers(client, Truth(events, now), USERS[:5], 365, tz)
-    service.kill()
-    async with opened_store(service.store) as store:
-        rows = await store.execute("SELECT toString(id) AS id FROM viewing_events")
-        assert sorted(row["id"] for row in rows) == sorted(event["event_id"] for event in events)
-        await assert_rollups_match(store)
+from tests.support.kills import Batch, assert_exact, flat, killing, make_batch, post
+from tests.support.process import running_service
 
 
 class Senders:
@@ -133,34 +78,7 @@ async def test_killed_at_random_under_load(tmp_path: Path) -> None:
         assert cut_off >= 8
         for batch in left:
             post(service.url, batch)
-        await assert_exact(service, everything)
-
-
-@contextmanager
-def killing(pid: int, syscalls: str, when: int) -> Iterator[None]:
-    """The process dies at a thread's `when`-th call of one of the system calls from now on."""
-    strace = shutil.which("strace")
-    if strace is None and "CI" not in os.environ:
-        pytest.skip("strace is not installed; with it, this test kills at system calls")
-    assert strace is not None
-    tracer = subprocess.Popen(
-        [
-            strace, "-f", "-o", "/dev/null",
-            "-e", f"trace={syscalls}",
-            "-e", f"inject={syscalls}:signal=SIGKILL:when={when}",
-            "-p", str(pid),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    with tracer:
-        try:
-            assert tracer.stderr is not None
-            attached = tracer.stderr.readline()  # to all threads, once this is said
-            assert "attached" in attached, attached
-            yield
-        finally:
-            tracer.kill()  # it may wait for ever for a thread that it has killed
+        await assert_exact(service, flat(everything))
 
 
 @pytest.mark.parametrize(
@@ -194,4 +112,4 @@ async def test_killed_at_chosen_system_calls(tmp_path: Path, syscalls: str, stri
             assert receipt["stored"] + receipt["duplicates"] == len(batch)
         assert kills >= 5
         assert not died, "the calls of one insert were not passed through to the end"
-        await assert_exact(service, sent)
+        await assert_exact(service, flat(sent))

@@ -17,7 +17,7 @@ from app.core.config import Settings
 from tests.conftest import NOW, running
 from tests.support.answers import PREFIX, assert_answers, split
 from tests.support.oracle import Truth
-from tests.support.viewing import USERS, ZONES, viewing_events
+from tests.support.viewing import USERS, ZONES, event_lists
 
 TABLES = ("viewing_events", "popular_content", "user_stats", "traffic")
 
@@ -61,7 +61,7 @@ async def send(client: httpx.AsyncClient, batch: list[dict[str, Any]], form: str
 
 @several_examples
 @given(
-    events=st.lists(viewing_events(), max_size=40),
+    events=event_lists(),
     days=st.sampled_from([1, 2, 7, 8, 30, 31, 365]),
     tz=st.sampled_from(ZONES),
     seed=st.integers(0, 2**32),
@@ -89,7 +89,7 @@ async def test_any_order_split_and_repeat_gives_the_true_answers(
 
 @several_examples
 @given(
-    events=st.lists(viewing_events(), max_size=40),
+    events=event_lists(),
     days=st.sampled_from([1, 7, 30, 365]),
     tz=st.sampled_from(ZONES),
 )

@@ -24,8 +24,9 @@ def free_port() -> int:
 class Service:
     """`python -m app.main` on a store of its own. Its log is kept beside the store."""
 
-    def __init__(self, store: Path, **environment: str) -> None:
+    def __init__(self, store: Path, *, module: str = "app.main", **environment: str) -> None:
         self.store = store
+        self._module = module
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = {
@@ -47,16 +48,21 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Returns when it is ready."""
+    def launch(self) -> None:
+        """Returns when it is a process."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.main"],
+                [sys.executable, "-m", self._module],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=log,
                 stderr=log,
             )
+
+    def start(self) -> None:
+        """Returns when it is ready."""
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"the service ended by itself:\n{self.log}"

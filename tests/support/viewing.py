@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import strategies as st
 
 from tests.conftest import NOW
+from tests.support.oracle import understand
 
 ZONES = (
     "UTC",
@@ -87,6 +88,23 @@ def viewing_events(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         event["metadata"] = {"device": draw(st.sampled_from(["tv", "phone"]))}
     return event
+
+
+def event_lists() -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Events of which those with one id in one second say the same: a producer repeats an event,
+    it does not change it. Of two that differ, the first to come would be the one that counts."""
+    return st.lists(viewing_events(), max_size=40).map(_without_contradictions)
+
+
+def _without_contradictions(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    said: dict[tuple[object, ...], tuple[object, ...]] = {}
+    kept = []
+    for event in events:
+        seen = understand(event)
+        says = (seen.user, seen.movie, seen.kind, seen.second, seen.position, seen.session)
+        if said.setdefault(seen.identity, says) == says:
+            kept.append(event)
+    return kept
 
 
 def _notation(draw: st.DrawFn, moment: datetime) -> str:

@@ -1,0 +1,60 @@
+"""The Kafka consumer as a process of its own: `python -m app.kafka_consumer`.
+
+For a deployment with a ClickHouse server. It takes in Kafka's messages as the service does with
+ENABLE_KAFKA, and answers no requests.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from datetime import UTC, datetime
+
+import uvloop
+
+from app.core.config import Settings, load_settings
+from app.core.errors import AnalyticsError
+from app.core.logging import configure_logging
+from app.ingest.writer import opened_writer
+from app.kafka_consumer.consumer import KafkaConsumer
+
+logger = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def consume(settings: Settings) -> None:
+    """Take in messages until SIGTERM or SIGINT; then finish the batch, and let go of everything.
+
+    Raises:
+        AnalyticsError: the start failed; the text says what to change.
+    """
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with opened_writer(settings, _now) as (store, writer):
+        consumer = KafkaConsumer(settings, store, writer, _now)
+        consumer.start()
+        try:
+            await stopped.wait()
+        finally:
+            await consumer.close()
+            logger.info("stopped: %s", consumer.tally.counts())
+
+
+def main() -> int:
+    """The entry point. Returns the exit code; when the start fails, one line says why."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        uvloop.run(consume(settings))
+    except AnalyticsError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Kafka for the tests: the brokers of KAFKA_BOOTSTRAP_SERVERS, or else librdkafka's mock of them.
+
+What must be stopped and started again is a real Apache Kafka of its own, by scripts/kafka.sh.
+Messages are produced and counted by librdkafka, not by the client that the service uses.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tests.support.process import ROOT
+
+# Brokers have a minimum, group.min.session.timeout.ms; that of `make kafka` is lower.
+SESSION_MS = 2_000
+
+
+@dataclass(frozen=True)
+class Message:
+    """As a producer sends it. `topic` without the prefix; a value of None is a tombstone."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    partition: int = -1
+
+
+class Kafka:
+    """A cluster, with topics that no other test uses."""
+
+    def __init__(self, servers: str) -> None:
+        self.servers = servers
+        self.prefix = f"test-{uuid4().hex[:12]}."
+        self.group = f"{self.prefix}group"
+        self._producer: Producer | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a service read from it."""
+        return {
+            "ENABLE_KAFKA": "true",
+            "KAFKA_BOOTSTRAP_SERVERS": self.servers,
+            "KAFKA_TOPIC_PREFIX": self.prefix,
+            "KAFKA_CONSUMER_GROUP": self.group,
+            # So long nobody reads after each kill -9.
+            "KAFKA_SESSION_TIMEOUT_MS": str(SESSION_MS),
+        }
+
+    def producer(self, **options: str | int) -> Producer:
+        return Producer(
+            {
+                "bootstrap.servers": self.servers,
+                "enable.idempotence": True,
+                "message.max.bytes": 10_000_000,
+                "linger.ms": 5,
+                "log_level": 0,
+                **options,
+            }
+        )
+
+    def send(self, messages: Iterable[Message], **options: str | int) -> None:
+        """Returns when all are in the topics; a restart of the brokers doesn't matter."""
+        if options:
+            producer = self.producer(**options)
+        else:
+            producer = self._producer = self._producer or self.producer()
+        failed: list[str] = []
+
+        def report(error: object, _: object) -> None:
+            if error is not None:
+                failed.append(str(error))
+
+        for message in messages:
+            while True:
+                try:
+                    producer.produce(
+                        self.prefix + message.topic,
+                        message.value,
+                        message.key,
+                        message.partition,
+                        on_delivery=report,
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+        assert producer.flush(60) == 0
+        assert failed == []
+
+    def remove(self) -> None:
+        """Remove its topics, which nobody else has."""
+        admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+        topics = [name for name in admin.list_topics(timeout=10).topics if self.prefix in name]
+        if topics:
+            for removed in admin.delete_topics(topics).values():
+                with suppress(KafkaException):
+                    removed.result()
+
+    def committed(self, topic: str) -> int:
+        """The offsets that the group has committed, added up over the partitions of a topic."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.servers, "group.id": self.group, "log_level": 0}
+        )
+        try:
+            name = self.prefix + topic
+            partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
+            places = consumer.committed([TopicPartition(name, one) for one in partitions], 10)
+            return sum(max(0, place.offset) for place in places)
+        finally:
+            consumer.close()
+
+
+@contextmanager
+def mock_cluster() -> Iterator[str]:
+    """The address of a cluster that lives in this process. Every topic has 4 partitions."""
+    owner = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    [broker] = owner.list_topics(timeout=10).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    owner.flush()
+
+
+def can_run_kafka() -> bool:
+    """Whether `make kafka` can work here."""
+    return shutil.which("java") is not None and shutil.which("mvn") is not None
+
+
+class RealKafka(Kafka):
+    """An Apache Kafka of its own, which may be stopped and killed."""
+
+    def __init__(self, folder: Path, options: str = "") -> None:
+        self._options = options
+        self._port = _two_free_ports()
+        self._folder = folder
+        super().__init__(f"127.0.0.1:{self._port}")
+
+    def start(self) -> None:
+        self._script("start")
+
+    def stop(self) -> None:
+        self._script("stop")
+
+    def kill(self) -> None:
+        """SIGKILL; what it had not yet written to the disk may be gone from its memory."""
+        pid_file = self._folder / "broker.pid"
+        os.kill(int(pid_file.read_text()), 9)
+
+    def _script(self, command: str) -> None:
+        subprocess.run(
+            ["bash", "scripts/kafka.sh", command],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "KAFKA_PORT": str(self._port),
+                "KAFKA_DATA": str(self._folder),
+                "KAFKA_OPTIONS": self._options,
+            },
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+
+@contextmanager
+def real_kafka(folder: Path, options: str = "") -> Iterator[RealKafka]:
+    """`options` are further lines of its server.properties."""
+    kafka = RealKafka(folder, options)
+    kafka.start()
+    try:
+        yield kafka
+    finally:
+        kafka.stop()
+
+
+def _two_free_ports() -> int:
+    """The first of two free ports side by side: broker and controller."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000, 2):
+        try:
+            with (
+                socket.create_server(("127.0.0.1", port)),
+                socket.create_server(("127.0.0.1", port + 1)),
+            ):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no two free ports")
