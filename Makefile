@@ -8,11 +8,16 @@ BIN := .venv/bin
 PORT ?= 8006
 URL := http://localhost:$(PORT)
 SERVICE_LOG := data/service.log
+ENABLE_KAFKA ?= false
+KAFKA_PORT ?= 9092
+KAFKA_DATA ?= data/kafka
+RATINGS ?=
 FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help install run demo stop test lint types check test-events docker-up docker-down logs lock clean
+.PHONY: help install run demo stop kafka kafka-stop test chaos lint types check test-events docker-up \
+	docker-down logs lock clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -32,9 +37,9 @@ install: .venv/.installed .venv/.installed-dev  ## Make .venv with everything, t
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-run: .venv/.installed  ## Run the service on PORT (8006) with the embedded engine, without Kafka
+run: .venv/.installed  ## Run the service on PORT (8006) with the embedded engine; ENABLE_KAFKA=true reads from Kafka
 	@echo "The service: $(URL)/docs   Ctrl-C stops it."
-	@ENABLE_KAFKA=false PORT=$(PORT) exec $(BIN)/python -m app.main
+	@ENABLE_KAFKA=$(ENABLE_KAFKA) PORT=$(PORT) exec $(BIN)/python -m app.main
 
 demo: .venv/.installed  ## Run it in the background, with sample viewing, and show what it answers
 	@PORT=$(PORT) PYTHON=$(BIN)/python SERVICE_LOG=$(SERVICE_LOG) bash scripts/demo.sh
@@ -42,11 +47,20 @@ demo: .venv/.installed  ## Run it in the background, with sample viewing, and sh
 stop:  ## Stop the service that `make demo` left running
 	@bash scripts/stop.sh
 
+kafka:  ## A real Apache Kafka on 127.0.0.1:9092, in the background; it needs Java 17 and Maven
+	@KAFKA_PORT=$(KAFKA_PORT) KAFKA_DATA=$(KAFKA_DATA) bash scripts/kafka.sh start
+
+kafka-stop:  ## Stop it; its data stays
+	@KAFKA_PORT=$(KAFKA_PORT) KAFKA_DATA=$(KAFKA_DATA) bash scripts/kafka.sh stop
+
 test-events: .venv/.installed  ## Send sample viewing to the running service; FLAGS="--days 30 …"
 	@$(BIN)/python test_events.py --url $(URL) $(FLAGS)
 
 test: install  ## Run every test
 	@$(BIN)/python -m pytest
+
+chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on the way, compare with plain Python
+	@$(BIN)/python -m tests.chaos $(RATINGS) $(FLAGS)
 
 lint: install  ## Check format and style
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -137,7 +137,7 @@ class RealKafka(Kafka):
 
     def __init__(self, folder: Path, options: str = "") -> None:
         self._options = options
-        self._port = _two_free_ports()
+        self._port = two_free_ports()
         self._folder = folder
         super().__init__(f"127.0.0.1:{self._port}")
 
@@ -178,7 +178,7 @@ def real_kafka(folder: Path, options: str = "") -> Iterator[RealKafka]:
         kafka.stop()
 
 
-def _two_free_ports() -> int:
+def two_free_ports() -> int:
     """The first of two free ports side by side: broker and controller."""
     for port in range(20_000 + os.getpid() % 10_000, 32_000, 2):
         try:

@@ -113,9 +113,12 @@ class Truth:
     def trends(self, days: int, tz: str) -> Json:
         period, events, dates = self._window(days, tz)
         zone = ZoneInfo(tz)
+        by_day = defaultdict(list)
+        for event in events:
+            by_day[event.second.astimezone(zone).date()].append(event)
         items = []
         for day in dates:
-            group = [e for e in events if e.second.astimezone(zone).date() == day]
+            group = by_day[day]
             items.append(
                 {
                     "date": day.isoformat(),
@@ -130,9 +133,12 @@ class Truth:
     def peak_hours(self, days: int, tz: str) -> Json:
         period, events, _ = self._window(days, tz)
         zone = ZoneInfo(tz)
+        by_hour = defaultdict(list)
+        for event in events:
+            by_hour[event.second.astimezone(zone).hour].append(event)
         items = []
         for hour in range(24):
-            group = [e for e in events if e.second.astimezone(zone).hour == hour]
+            group = by_hour[hour]
             items.append(
                 {
                     "hour": hour,

@@ -88,3 +88,10 @@ def test_container_has_a_health_check(dockerfile: list[list[str]]) -> None:
 
     assert "--interval" in options
     assert "/readyz" in json.loads(command)[-1]
+
+
+def test_kafka_without_containers_is_of_the_same_version(services: dict[str, Any]) -> None:
+    pom = (ROOT / "scripts" / "kafka-pom.xml").read_text(encoding="utf-8")
+    version = services["kafka"]["image"].partition(":")[2]
+
+    assert f"<kafka.version>{version}</kafka.version>" in pom
