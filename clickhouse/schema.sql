@@ -156,8 +156,9 @@ CREATE TABLE IF NOT EXISTS rejected_events
     received_at DateTime('UTC')
 )
 -- A message that is delivered again is kept once; so no partitions, which are never merged together.
+-- By its payload too: where a topic was removed and made again, an offset is another message.
 ENGINE = ReplacingMergeTree
-ORDER BY (topic, `partition`, `offset`)
+ORDER BY (topic, `partition`, `offset`, cityHash64(payload))
 TTL received_at + INTERVAL 90 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;

@@ -38,6 +38,7 @@ from tests.support.process import Service, running_service
 DAYS = 90
 ZONES = ("UTC", "Asia/Kathmandu", "Pacific/Apia")
 HTTP_EVENTS = 200  # sent by HTTP as well, after each kill
+AHEAD = 5  # pieces that wait, so that each kill comes in the middle of reading
 
 
 def as_json(event: sample.Event) -> dict[str, Any]:
@@ -106,6 +107,7 @@ async def disturb(
     """Kill the service, and restart the brokers in between. Returns the most lag that was seen."""
     restart_at = {kills * (n + 1) // (restarts + 1): n for n in range(restarts)}
     most_lag = 0
+    feed.let_go(AHEAD)
     for number in range(1, kills + 1):
         feed.let_go()
         async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
@@ -116,7 +118,7 @@ async def disturb(
                 await asyncio.to_thread(kafka.start)
             await asyncio.to_thread(post, service.url, dice.sample(events, HTTP_EVENTS))
             await wait_for_reading(client)
-            await asyncio.sleep(dice.uniform(0, 2))  # the instant of the kill
+            await asyncio.sleep(dice.uniform(0, 0.8))  # the instant of the kill
             report = await ingestion(client)
             most_lag = max(most_lag, report["kafka"]["lag"] or 0)
         service.kill()

@@ -26,7 +26,7 @@ class RejectedEvents:
     """The table `rejected_events`.
 
     Raises:
-        StoreUnavailableError, StoreError: from both methods; nothing can be said of what was kept.
+        StoreUnavailableError, StoreError: from every method; nothing can be said of what was kept.
     """
 
     def __init__(self, store: ClickHouseClient) -> None:
@@ -42,13 +42,30 @@ class RejectedEvents:
         if rows:
             await self._store.insert("rejected_events", _COLUMNS, rows)
 
-    async def kept_since(
-        self, topic: str, partition: int, offset: int
-    ) -> dict[int, RejectionReason]:
-        """What was kept of a partition before, from `offset` on: the reason by its offset."""
+    async def last_kept(self, topic: str, partition: int) -> int:
+        """The greatest offset of a partition whose message was kept; -1 if there is none."""
+        [row] = await self._store.execute(
+            load_query("last_rejection"), {"topic": topic, "partition": partition}, ahead=True
+        )
+        return int(row["last"])
+
+    async def kept(
+        self, topic: str, partition: int, first: int, last: int
+    ) -> dict[int, RejectedMessage]:
+        """What was kept of a partition before, from the first offset to the last, by offset."""
         rows = await self._store.execute(
             load_query("kept_rejections"),
-            {"topic": topic, "partition": partition, "offset": offset},
+            {"topic": topic, "partition": partition, "first": first, "last": last},
             ahead=True,
         )
-        return {row["offset"]: RejectionReason(row["reason"]) for row in rows}
+        return {
+            row["offset"]: RejectedMessage(
+                topic,
+                partition,
+                row["offset"],
+                RejectionReason(row["reason"]),
+                row["detail"],
+                bytes.fromhex(row["payload"]),
+            )
+            for row in rows
+        }

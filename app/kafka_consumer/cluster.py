@@ -113,6 +113,8 @@ class Cluster:
         committed = await clients.admin.list_consumer_group_offsets(
             self._group, partitions=partitions
         )
+        if missing := set(partitions) - set(committed):
+            raise KafkaError(f"the brokers say nothing of {missing}")  # the group is moving, say
         begins = await clients.offsets.beginning_offsets(partitions)
         ends = await clients.offsets.end_offsets(partitions)
         return {

@@ -1,9 +1,12 @@
--- Which messages of a partition were rejected and kept before, from an offset on, and why.
+-- Which messages of a partition were rejected and kept before, of a range of offsets. Where a topic was
+-- removed and made again there may be several of one offset: the latest is what was read last.
 SELECT
     `offset`,
-    any(reason) AS reason
+    argMax(reason, received_at)       AS reason,
+    argMax(detail, received_at)       AS detail,
+    argMax(hex(payload), received_at) AS payload
 FROM rejected_events
 WHERE topic = {topic:String}
   AND `partition` = {partition:Int32}
-  AND `offset` >= {offset:Int64}
+  AND `offset` BETWEEN {first:Int64} AND {last:Int64}
 GROUP BY `offset`

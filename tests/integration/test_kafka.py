@@ -245,24 +245,67 @@ async def test_an_event_needs_no_action_where_the_topic_says_it(
 async def test_what_is_delivered_again_changes_nothing(kafka: Kafka, settings: Settings) -> None:
     """Another group reads everything once more into the same store, ten minutes later.
 
-    What was in the future then is not any more, and stays rejected.
+    What was in the future then is not any more, and stays rejected: in each of many batches.
     """
-    soon = event(timestamp=(NOW + timedelta(minutes=6)).isoformat())
+    soon = [
+        event(timestamp=(NOW + timedelta(minutes=6)).isoformat(), position_seconds=n)
+        for n in range(40)
+    ]
     good = [event(position_seconds=n) for n in range(50)]
-    messages = [message(soon), Message("stream.stop", b"junk"), *map(message, good)]
+    messages = [*map(message, soon), *[Message("stream.stop", b"junk")] * 40, *map(message, good)]
+    random.Random(1).shuffle(messages)
     kafka.send(messages)
-    async with reading(kafka, settings) as (app, client):
+    async with reading(kafka, settings, kafka_batch_events=10) as (app, client):
         await caught_up(client, len(messages))
         kept = await rejected_rows(app.state.store)
-        assert len(kept) == 2
+        assert len(kept) == 80
     kafka.group += "-2"
-    async with reading(kafka, settings, lambda: NOW + timedelta(minutes=10)) as (app, client):
+    later = NOW + timedelta(minutes=10)
+    async with reading(kafka, settings, lambda: later, kafka_batch_events=7) as (app, client):
         report = await caught_up(client, len(messages))
         assert report["kafka"]["duplicates"] == len(good)
-        assert report["kafka"]["rejections"] == {"in_future": 1, "not_json": 1}
+        assert report["kafka"]["rejections"] == {"in_future": 40, "not_json": 40}
         assert await rejected_rows(app.state.store) == kept
         await assert_answers(client, Truth(good, NOW), [USER], 7, "UTC")
         assert "warnings" not in (await client.get("/health")).json()
+
+
+async def test_a_topic_that_is_made_again_has_other_messages(
+    true_kafka: Kafka, settings: Settings
+) -> None:
+    """Its offsets begin at 0 again: what was rejected there before says nothing of them."""
+    good = [event(position_seconds=n) for n in range(20)]
+    true_kafka.send([Message("stream.start", b"junk %d" % n, partition=0) for n in range(20)])
+    async with reading(true_kafka, settings) as (_, client):
+        await caught_up(client, 20)
+    true_kafka.remove()
+    true_kafka.group += "-2"
+    true_kafka.send([Message("stream.start", b"other junk", partition=0)])
+    true_kafka.send(Message("stream.start", json.dumps(one).encode(), partition=0) for one in good)
+    async with reading(true_kafka, settings) as (app, client):
+        report = await caught_up(client, 21)
+        assert report["kafka"]["stored"] == len(good)
+        assert len(await rejected_rows(app.state.store)) == 21
+
+
+async def test_a_message_that_the_client_cannot_read_holds_up_nothing(
+    kafka: Kafka, settings: Settings
+) -> None:
+    good = [event(position_seconds=n) for n in range(60)]
+    for start in (0, 20, 40):
+        kafka.send(
+            Message("stream.start", json.dumps(one).encode(), partition=0)
+            for one in good[start : start + 20]
+        )
+        kafka.send_with_unreadable_header("stream.start", json.dumps(event()).encode())
+    async with reading(kafka, settings) as (app, client):
+        report = await caught_up(client, 63)
+        assert report["kafka"]["stored"] == len(good)
+        rows = await rejected_rows(app.state.store)
+        assert [(offset, reason) for _, _, offset, reason, _ in rows] == [
+            (20, "not_json"), (41, "not_json"), (62, "not_json"),
+        ]  # fmt: skip
+        await assert_answers(client, Truth(good, NOW), [USER], 7, "UTC")
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,25 @@ from tests.support.process import ROOT
 
 # Brokers have a minimum, group.min.session.timeout.ms; that of `make kafka` is lower.
 SESSION_MS = 2_000
+
+
+_UNREADABLE_HEADER = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+
+class Name(str):
+    def encode(self, *_):
+        return bytes([255, 254])
+
+async def send():
+    producer = AIOKafkaProducer(bootstrap_servers=sys.argv[1])
+    await producer.start()
+    value = sys.stdin.buffer.read()
+    await producer.send_and_wait(sys.argv[2], value, partition=0, headers=[(Name("x"), b"1")])
+    await producer.stop()
+
+asyncio.run(send())
+"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,15 @@ class Kafka:
             producer.poll(0)
         assert producer.flush(60) == 0
         assert failed == []
+
+    def send_with_unreadable_header(self, topic: str, value: bytes) -> None:
+        """To partition 0, with a header whose name is not UTF-8, as programs in C may send it.
+
+        librdkafka's Python side can't, and aiokafka's can where it is made of Python alone.
+        """
+        command = [sys.executable, "-c", _UNREADABLE_HEADER, self.servers, self.prefix + topic]
+        environment = {**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"}
+        subprocess.run(command, input=value, env=environment, check=True, capture_output=True)
 
     def remove(self) -> None:
         """Remove its topics, which nobody else has."""
