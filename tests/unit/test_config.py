@@ -80,7 +80,10 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("CLICKHOUSE_DATABASE", "a-b"), ("CLICKHOUSE_SECURE", "tls"), ("CLICKHOUSE_FSYNC", "2"),
         ("CLICKHOUSE_PATH", "data?readonly=1"), ("CLICKHOUSE_READERS", "0"),
         ("ENABLE_KAFKA", "perhaps"), ("WRITE_BATCH_EVENTS", "0"), ("WRITE_BATCH_AGE_MS", "-1"),
-        ("WRITE_BUFFER_EVENTS", "5"), ("LOG_LEVEL", "loud"),
+        ("WRITE_BUFFER_EVENTS", "5"), ("LOG_LEVEL", "loud"), ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka:x"), ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,"),
+        ("KAFKA_TOPIC_PREFIX", "a/b"), ("KAFKA_BATCH_EVENTS", "0"), ("KAFKA_BATCH_AGE_MS", "-1"),
+        ("KAFKA_SESSION_TIMEOUT_MS", "10"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_one_line_that_names_it(

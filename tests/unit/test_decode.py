@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ingest.decode import Event, Rejected, decode_event
+from app.schemas.events import EventType, RejectionReason
 
 NOW = datetime(2026, 6, 15, 12, 0, 0, 250_000, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -298,3 +299,33 @@ def test_events_that_differ_in_one_field_differ_in_their_ids(data: Any, one: Vie
     other = data.draw(st.sampled_from(others))
     ids = [accepted(data.draw(notations(viewing))).id for viewing in (one, other)]
     assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize("topic_type", [None, *EventType])
+@pytest.mark.parametrize("event_type", [None, *EventType])
+@pytest.mark.parametrize("action", [None, *ACTIONS])
+def test_all_that_say_what_an_event_is_must_agree(
+    topic_type: EventType | None, event_type: EventType | None, action: str | None
+) -> None:
+    sent = {name: LEAST[name] for name in ("user_id", "movie_id")}
+    sent["timestamp"] = f'"{NOW.isoformat()}"'
+    if event_type is not None:
+        sent["event_type"] = f'"{event_type}"'
+    if action is not None:
+        sent["action"] = f'"{ACTIONS[action]}"'
+    said = {str(kind) for kind in (topic_type, event_type, action) if kind is not None}
+    decoded = decode_event(written(sent), NOW, topic_type)
+    if len(said) == 1:
+        assert isinstance(decoded, Event)
+        assert {decoded.event_type} == said
+    else:
+        assert isinstance(decoded, Rejected)
+        expected = RejectionReason.TYPE_MISMATCH if said else RejectionReason.INVALID_FIELD
+        assert decoded.reason is expected
+
+
+def test_a_message_needs_a_time_of_its_own() -> None:
+    """With a default it would be another event when it is delivered again."""
+    decoded = decode_event(written(LEAST), NOW, EventType.START)
+    assert isinstance(decoded, Rejected)
+    assert (decoded.reason, decoded.field) == (RejectionReason.INVALID_FIELD, "timestamp")
