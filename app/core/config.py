@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.errors import ConfigurationError
@@ -62,13 +62,28 @@ class Settings(BaseSettings):
         description="A batch from Kafka is written when its first message has waited this long.",
     )
     kafka_session_timeout_ms: int = Field(
-        10_000,
+        6_000,
         ge=1_000,
         le=300_000,
         description=(
             "A member of the group that was not heard of for so long is taken for dead: how long "
-            "Kafka's messages wait after `kill -9`. The brokers' default minimum is 6000."
+            "Kafka's messages wait after `kill -9`. Brokers have a minimum, by default this."
         ),
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How the brokers are spoken to: with TLS, with a log-in, or both."
+    )
+    kafka_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authority that signed the brokers' certificates. Unset: those "
+        "that the system trusts.",
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="How to log in, with a `SASL_…` protocol."
+    )
+    kafka_username: str = Field("", validate_default=True, description="User of the Kafka brokers.")
+    kafka_password: SecretStr = Field(
+        SecretStr(""), validate_default=True, description="That user's password."
     )
     enable_kafka: bool = Field(True, description="Start the Kafka consumer.")
 
@@ -110,6 +125,14 @@ class Settings(BaseSettings):
             if not (host and port.isdecimal() and 1 <= int(port) <= 65535):
                 raise ValueError("must be host:port, or several with commas between them")
         return servers
+
+    @field_validator("kafka_username", "kafka_password")
+    @classmethod
+    def _log_in(cls, value: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        protocol: str = info.data.get("kafka_security_protocol", "PLAINTEXT")
+        if protocol.startswith("SASL") and not str(value):
+            raise ValueError(f"is needed with KAFKA_SECURITY_PROTOCOL={protocol}")
+        return value
 
     @field_validator("clickhouse_path")
     @classmethod

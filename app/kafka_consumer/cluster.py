@@ -1,15 +1,19 @@
 """The brokers, asked from the side: whether they answer, and where the group stands."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
+
+from app.core.config import Settings
+from app.core.errors import ConfigurationError
 
 # What is raised when the brokers don't answer, or not as they should.
 KAFKA_FAULTS = (KafkaError, OSError, TimeoutError)
@@ -18,6 +22,31 @@ _ASK_SECONDS = 1.8  # so that whoever waits for us has an answer within 2
 _ATTEMPTS = 3
 
 T = TypeVar("T")
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """What every client of the brokers is made with.
+
+    Raises:
+        ConfigurationError: the certificates can't be read.
+    """
+    protocol = settings.kafka_security_protocol
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "security_protocol": protocol,
+    }
+    if protocol.endswith("SSL"):
+        try:
+            options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ca_file)
+        except OSError as error:
+            raise ConfigurationError(
+                f"KAFKA_CA_FILE: {settings.kafka_ca_file} can't be read: {error.strerror or error}"
+            ) from None
+    if protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_username
+        options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +77,8 @@ class Cluster:
         KafkaError, OSError, TimeoutError: from every question that isn't answered within 2 s.
     """
 
-    def __init__(self, servers: str, group: str, topics: Sequence[str]) -> None:
-        self._servers = servers
+    def __init__(self, connection: Mapping[str, Any], group: str, topics: Sequence[str]) -> None:
+        self._connection = connection
         self._group = group
         self._topics = list(topics)
         self._clients: _Clients | None = None
@@ -88,12 +117,10 @@ class Cluster:
             raise
 
     async def _connect(self) -> _Clients:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers)
+        admin = AIOKafkaAdminClient(**self._connection)
         self._open.push_async_callback(admin.close)
         await admin.start()
-        offsets = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, isolation_level="read_committed"
-        )
+        offsets = AIOKafkaConsumer(**self._connection, isolation_level="read_committed")
         self._open.push_async_callback(offsets.stop)
         await offsets.start()
         return _Clients(admin, offsets)

@@ -14,7 +14,7 @@ from app.core.config import Settings
 from app.ingest.doors import Tally
 from app.ingest.rejections import RejectedEvents, RejectedMessage
 from app.ingest.writer import Writer
-from app.kafka_consumer.cluster import KAFKA_FAULTS, Cluster
+from app.kafka_consumer.cluster import KAFKA_FAULTS, Cluster, connection
 from app.kafka_consumer.reader import (
     FIRST_BACKOFF_SECONDS,
     LONGEST_BACKOFF_SECONDS,
@@ -49,6 +49,9 @@ class KafkaConsumer:
 
     It lives as long as the service and never gives up: without brokers, or without the store, it
     tries again with growing pauses.
+
+    Raises:
+        ConfigurationError: when it is made: the settings can't lead to a connection.
     """
 
     def __init__(
@@ -66,9 +69,8 @@ class KafkaConsumer:
         self._types = {
             settings.kafka_topic_prefix + name: kind for name, kind in TYPE_OF_TOPIC.items()
         }
-        self._cluster = Cluster(
-            settings.kafka_bootstrap_servers, settings.kafka_consumer_group, list(self._types)
-        )
+        self._connection = connection(settings)
+        self._cluster = Cluster(self._connection, settings.kafka_consumer_group, list(self._types))
         self._reader: Reader | None = None
         self._task: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -146,6 +148,7 @@ class KafkaConsumer:
     async def _read_until_it_fails(self) -> None:
         reader = Reader(
             self._settings,
+            self._connection,
             self._types,
             self._writer,
             self._rejected,

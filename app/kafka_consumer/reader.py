@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
@@ -95,6 +96,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
     What is in memory is at most two batches and what aiokafka has fetched ahead.
 
     Args:
+        connection: what a client of the brokers is made with.
         types: what kind of event the messages of each topic are.
         on_rejected: told of the messages that were kept as rejected, and every so often of none.
     """
@@ -102,6 +104,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
     def __init__(
         self,
         settings: Settings,
+        connection: Mapping[str, Any],
         types: Mapping[str, EventType],
         writer: Writer,
         rejected: RejectedEvents,
@@ -121,7 +124,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
         self._on_rejected = on_rejected
         session = settings.kafka_session_timeout_ms
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.kafka_bootstrap_servers,
+            **connection,
             group_id=settings.kafka_consumer_group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -333,6 +333,50 @@ async def test_topics_that_the_brokers_do_not_make_are_waited_for(tmp_path: Path
         await assert_exact(service, events)
 
 
+LOG_IN = """
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SECURE://127.0.0.1:{other}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+sasl.enabled.mechanisms=PLAIN
+listener.name.secure.plain.sasl.jaas.config=\\
+    org.apache.kafka.common.security.plain.PlainLoginModule required user_cinema="open-sesame";
+ssl.keystore.location={folder}/brokers.p12
+ssl.keystore.password=open-sesame
+"""
+
+
+async def test_brokers_with_tls_and_a_log_in(tmp_path: Path) -> None:
+    require_java()
+    make_certificate(tmp_path)
+    events = make_batch(random.Random(17), 60)
+    with real_kafka(tmp_path / "kafka", LOG_IN.replace("{folder}", str(tmp_path))) as kafka:
+        environment = {
+            **kafka.environment,
+            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{kafka.port + 2}",
+            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "KAFKA_CA_FILE": str(tmp_path / "brokers.pem"),
+            "KAFKA_USERNAME": "cinema",
+            "KAFKA_PASSWORD": "open-sesame",
+        }
+        kafka.send(as_messages(events))
+        with running_service(tmp_path / "wrong", **{**environment, "KAFKA_PASSWORD": "x"}) as wrong:
+            wait_for(lambda: "trying again" in wrong.log)
+            assert health(wrong) == "degraded"
+            assert "open-sesame" not in wrong.log
+        with running_service(tmp_path / "store", **environment) as service:
+            await all_taken_in(service, len(events))
+            await assert_exact(service, events)
+
+
+def make_certificate(folder: Path) -> None:
+    """A key for brokers on 127.0.0.1, and the certificate that it is signed with."""
+    keytool = ["keytool", "-keystore", "brokers.p12", "-storepass", "open-sesame", "-alias", "b"]
+    for command in (
+        ["-genkeypair", "-keyalg", "RSA", "-dname", "CN=localhost", "-ext", "SAN=IP:127.0.0.1"],
+        ["-exportcert", "-rfc", "-file", "brokers.pem"],
+    ):
+        subprocess.run([*keytool, *command], cwd=folder, check=True, capture_output=True)
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -103,6 +103,7 @@ def test_a_taken_port_ends_the_start_with_one_line(tmp_path: Path) -> None:
         ("HOST", "no.such.host.invalid"),
         ("CLICKHOUSE_HOST", "clickhouse"),
         ("CLICKHOUSE_DATABASE", "system"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
     ],
 )
 def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
@@ -111,6 +112,17 @@ def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
     ended = Service(tmp_path / "store", **{variable: value}).run_to_end()
     assert ended.returncode == 1
     assert re.fullmatch(f"cannot start: .*{variable}.*\n", ended.stderr), ended.stderr
+
+
+def test_certificates_that_cannot_be_read_end_the_start_with_one_line(tmp_path: Path) -> None:
+    ended = Service(
+        tmp_path / "store",
+        ENABLE_KAFKA="true",
+        KAFKA_SECURITY_PROTOCOL="SSL",
+        KAFKA_CA_FILE=str(tmp_path / "nowhere.pem"),
+    ).run_to_end()
+    assert ended.returncode == 1
+    assert re.fullmatch("cannot start: KAFKA_CA_FILE: .*nowhere.pem .*\n", ended.stderr)
 
 
 def test_sample_viewing_is_stored_once(tmp_path: Path) -> None:

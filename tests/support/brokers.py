@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -165,10 +165,12 @@ class RealKafka(Kafka):
     """An Apache Kafka of its own, which may be stopped and killed."""
 
     def __init__(self, folder: Path, options: str = "") -> None:
-        self._options = options
-        self._port = two_free_ports()
+        self.port = first_of_free_ports()
+        self._options = options.format(
+            port=self.port, controller=self.port + 1, other=self.port + 2
+        )
         self._folder = folder
-        super().__init__(f"127.0.0.1:{self._port}")
+        super().__init__(f"127.0.0.1:{self.port}")
 
     def start(self) -> None:
         self._script("start")
@@ -187,7 +189,7 @@ class RealKafka(Kafka):
             cwd=ROOT,
             env={
                 **os.environ,
-                "KAFKA_PORT": str(self._port),
+                "KAFKA_PORT": str(self.port),
                 "KAFKA_DATA": str(self._folder),
                 "KAFKA_OPTIONS": self._options,
             },
@@ -198,7 +200,7 @@ class RealKafka(Kafka):
 
 @contextmanager
 def real_kafka(folder: Path, options: str = "") -> Iterator[RealKafka]:
-    """`options` are further lines of its server.properties."""
+    """`options` are further lines of its server.properties, with {port}, {controller}, {other}."""
     kafka = RealKafka(folder, options)
     kafka.start()
     try:
@@ -207,15 +209,14 @@ def real_kafka(folder: Path, options: str = "") -> Iterator[RealKafka]:
         kafka.stop()
 
 
-def two_free_ports() -> int:
-    """The first of two free ports side by side: broker and controller."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000, 2):
+def first_of_free_ports() -> int:
+    """The first of three free ports side by side: broker, controller, and another listener."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000, 3):
         try:
-            with (
-                socket.create_server(("127.0.0.1", port)),
-                socket.create_server(("127.0.0.1", port + 1)),
-            ):
+            with ExitStack() as taken:
+                for one in (port, port + 1, port + 2):
+                    taken.enter_context(socket.create_server(("127.0.0.1", one)))
                 return port
         except OSError:
             continue
-    raise AssertionError("no two free ports")
+    raise AssertionError("no three free ports")

@@ -83,7 +83,8 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("WRITE_BUFFER_EVENTS", "5"), ("LOG_LEVEL", "loud"), ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
         ("KAFKA_BOOTSTRAP_SERVERS", "kafka:x"), ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,"),
         ("KAFKA_TOPIC_PREFIX", "a/b"), ("KAFKA_BATCH_EVENTS", "0"), ("KAFKA_BATCH_AGE_MS", "-1"),
-        ("KAFKA_SESSION_TIMEOUT_MS", "10"),
+        ("KAFKA_SESSION_TIMEOUT_MS", "10"), ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+        ("KAFKA_SASL_MECHANISM", "MD5"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_one_line_that_names_it(
@@ -105,6 +106,15 @@ def test_all_values_that_cannot_be_used_are_named_at_once(monkeypatch: pytest.Mo
     monkeypatch.setenv("LOG_LEVEL", "loud")
     with pytest.raises(ConfigurationError, match=r"^PORT: [^\n]+; LOG_LEVEL: [^\n]+$"):
         load_settings()
+
+
+def test_a_log_in_needs_a_name_and_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    with pytest.raises(ConfigurationError, match=r"^KAFKA_USERNAME: .+; KAFKA_PASSWORD: .+$"):
+        load_settings()
+    monkeypatch.setenv("KAFKA_USERNAME", "cinema")
+    monkeypatch.setenv("KAFKA_PASSWORD", "open-sesame")
+    assert load_settings().kafka_password.get_secret_value() == "open-sesame"
 
 
 def test_an_env_file_that_is_no_text_is_one_line() -> None:
