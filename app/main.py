@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -22,9 +21,9 @@ from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.v1 import router as v1
 from app.api.v1.endpoints.events import event_schemas
-from app.core.config import Settings, load_settings
-from app.core.errors import AnalyticsError, ConfigurationError
-from app.core.logging import configure_logging
+from app.core.config import Settings
+from app.core.entry import run
+from app.core.errors import ConfigurationError
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
 from app.ingest.writer import opened_writer
@@ -167,17 +166,5 @@ async def serve(settings: Settings) -> None:
             await serving
 
 
-def main() -> int:
-    """The entry point. Returns the exit code; when the start fails, one line says why."""
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level)
-        uvloop.run(serve(settings))
-    except AnalyticsError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(serve))

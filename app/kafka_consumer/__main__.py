@@ -10,11 +10,8 @@ import signal
 import sys
 from datetime import UTC, datetime
 
-import uvloop
-
-from app.core.config import Settings, load_settings
-from app.core.errors import AnalyticsError
-from app.core.logging import configure_logging
+from app.core.config import Settings
+from app.core.entry import run
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 
@@ -44,17 +41,5 @@ async def consume(settings: Settings) -> None:
             logger.info("stopped: %s", consumer.tally.counts())
 
 
-def main() -> int:
-    """The entry point. Returns the exit code; when the start fails, one line says why."""
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level)
-        uvloop.run(consume(settings))
-    except AnalyticsError as error:
-        print(f"cannot start: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(consume))
