@@ -14,7 +14,15 @@ from fastapi import FastAPI
 from app.core.clickhouse_embedded import EmbeddedClickHouse
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.brokers import Kafka, RealKafka, can_run_kafka, mock_cluster, real_kafka
+from tests.support.brokers import (
+    MOCK_SESSION_MS,
+    SESSION_MS,
+    Kafka,
+    RealKafka,
+    can_run_kafka,
+    mock_cluster,
+    real_kafka,
+)
 
 # The truth is told by the same time zone database as the answers, whatever the machine has.
 zoneinfo.reset_tzpath(to=[])
@@ -85,9 +93,10 @@ def kafka_servers() -> Iterator[str]:
 @pytest.fixture
 def kafka(kafka_servers: str) -> Iterator[Kafka]:
     """Topics and a group for this test alone."""
-    ours = Kafka(kafka_servers)
+    real = "KAFKA_BOOTSTRAP_SERVERS" in os.environ
+    ours = Kafka(kafka_servers, SESSION_MS if real else MOCK_SESSION_MS)
     yield ours
-    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:  # the mock can't, and ends with the tests
+    if real:  # the mock can't, and ends with the tests
         ours.remove()
 
 

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from tests.conftest import opened_store, require_java
 from tests.support.answers import PREFIX
-from tests.support.brokers import SESSION_MS, Kafka, Message, RealKafka, real_kafka
+from tests.support.brokers import Kafka, Message, RealKafka, real_kafka
 from tests.support.ingestion import caught_up, report_when
 from tests.support.kills import Batch, assert_exact, killing, make_batch, post
 from tests.support.process import ROOT, Service, running_service
@@ -187,8 +187,8 @@ class Member(threading.Thread):
             {
                 "bootstrap.servers": kafka.servers,
                 "group.id": kafka.group,
-                "session.timeout.ms": SESSION_MS,
-                "heartbeat.interval.ms": SESSION_MS // 4,
+                "session.timeout.ms": kafka.session_ms,
+                "heartbeat.interval.ms": kafka.session_ms // 4,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "partition.assignment.strategy": "roundrobin",

@@ -22,7 +22,7 @@ from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
 from tests.conftest import NOW, running
 from tests.support.answers import PREFIX, assert_answers, split
-from tests.support.brokers import SESSION_MS, Kafka, Message
+from tests.support.brokers import Kafka, Message
 from tests.support.consistency import assert_rollups_match
 from tests.support.ingestion import caught_up, ingestion, rejected_rows, report_when
 from tests.support.oracle import Truth, understand
@@ -57,7 +57,7 @@ def settings_for(kafka: Kafka, settings: Settings, **changes: Any) -> Settings:
             "kafka_bootstrap_servers": kafka.servers,
             "kafka_topic_prefix": kafka.prefix,
             "kafka_consumer_group": kafka.group,
-            "kafka_session_timeout_ms": SESSION_MS,
+            "kafka_session_timeout_ms": kafka.session_ms,
             "kafka_batch_age_ms": 20,
             **changes,
         }

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.support.process import ROOT
 
-# Brokers have a minimum, group.min.session.timeout.ms; that of `make kafka` is lower.
+# How long nobody reads after each kill -9. Brokers have a minimum; that of `make kafka` is lower
+# than most. The mock gives up whoever has not joined within 3 seconds.
 SESSION_MS = 2_000
-
+MOCK_SESSION_MS = 6_000
 
 _UNREADABLE_HEADER = """
 import asyncio, sys
@@ -56,8 +57,9 @@ class Message:
 class Kafka:
     """A cluster, with topics that no other test uses."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, servers: str, session_ms: int = SESSION_MS) -> None:
         self.servers = servers
+        self.session_ms = session_ms
         self.prefix = f"test-{uuid4().hex[:12]}."
         self.group = f"{self.prefix}group"
         self._producer: Producer | None = None
@@ -70,8 +72,7 @@ class Kafka:
             "KAFKA_BOOTSTRAP_SERVERS": self.servers,
             "KAFKA_TOPIC_PREFIX": self.prefix,
             "KAFKA_CONSUMER_GROUP": self.group,
-            # So long nobody reads after each kill -9.
-            "KAFKA_SESSION_TIMEOUT_MS": str(SESSION_MS),
+            "KAFKA_SESSION_TIMEOUT_MS": str(self.session_ms),
         }
 
     def producer(self, **options: str | int) -> Producer:
@@ -135,16 +136,15 @@ class Kafka:
 
     def committed(self, topic: str) -> int:
         """The offsets that the group has committed, added up over the partitions of a topic."""
-        consumer = Consumer(
-            {"bootstrap.servers": self.servers, "group.id": self.group, "log_level": 0}
+        # Not by a consumer, which the mock takes for a member of the group.
+        admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+        name = self.prefix + topic
+        partitions = admin.list_topics(name, timeout=10).topics[name].partitions
+        asked = ConsumerGroupTopicPartitions(
+            self.group, [TopicPartition(name, one) for one in partitions]
         )
-        try:
-            name = self.prefix + topic
-            partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
-            places = consumer.committed([TopicPartition(name, one) for one in partitions], 10)
-            return sum(max(0, place.offset) for place in places)
-        finally:
-            consumer.close()
+        [answer] = admin.list_consumer_group_offsets([asked]).values()
+        return sum(max(0, place.offset) for place in answer.result().topic_partitions)
 
 
 @contextmanager
