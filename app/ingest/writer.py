@@ -38,6 +38,7 @@ class _Submission:
     """Events that are acknowledged together: `stored` gets a bool an event, or an error."""
 
     events: Sequence[Event]
+    limited: bool
     arrived: float
     stored: asyncio.Future[list[bool]]
 
@@ -73,7 +74,8 @@ class Writer:
         self._clock = clock
         self._waiting: deque[_Submission] = deque()
         self._waiting_events = 0
-        self._flushing_events = 0
+        # Those that wait or are under way, and were let in while there was room.
+        self._limited_events = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = False
@@ -95,8 +97,8 @@ class Writer:
         """Have events stored; returns when they are, and every query sees them.
 
         Args:
-            limited: refused when there is no room. Not to be refused is for a caller that hands in
-                one batch at a time and nothing else meanwhile.
+            limited: refused when there is no room. Otherwise it takes none of the room of others:
+                for a caller that hands in one batch at a time and nothing else meanwhile.
 
         Returns:
             For each event, True when it was stored and False when it is a repeat of one that is.
@@ -110,11 +112,11 @@ class Writer:
             return []
         if self._closing:
             raise StoreUnavailableError("the service is stopping")
-        pending = self._waiting_events + self._flushing_events + len(events)
-        if limited and pending > self._buffer_events:
+        if limited and self._limited_events + len(events) > self._buffer_events:
             raise WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
         loop = asyncio.get_running_loop()
-        submission = _Submission(events, loop.time(), loop.create_future())
+        submission = _Submission(events, limited, loop.time(), loop.create_future())
+        self._limited_events += len(events) if limited else 0
         self._waiting.append(submission)
         self._waiting_events += len(events)
         self._arrived.set()
@@ -144,7 +146,7 @@ class Writer:
                 _fail(batch, error)
             else:
                 _acknowledge(batch, outcomes)
-            self._flushing_events = 0
+            self._limited_events -= sum(len(one.events) for one in batch if one.limited)
 
     async def _wait_for_events(self) -> None:
         if self._torn:
@@ -172,7 +174,6 @@ class Writer:
             batch.append(submission)
             size += len(submission.events)
         self._waiting_events -= size
-        self._flushing_events = size
         if not self._waiting and not self._closing:
             self._arrived.clear()
         if self._waiting_events < self._batch_events and not self._closing:

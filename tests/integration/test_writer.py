@@ -98,6 +98,24 @@ async def test_a_full_buffer_refuses_and_keeps_its_promises(store: EmbeddedClick
     assert await batch_sizes(store) == [10]
 
 
+async def test_who_is_not_limited_takes_no_room_of_others(store: EmbeddedClickHouse) -> None:
+    async with started(store, batch_age=3600, buffer_events=10) as writer:
+        large = asyncio.create_task(writer.write([event() for _ in range(30)], limited=False))
+        await asyncio.sleep(0)
+        fits = asyncio.create_task(writer.write([event() for _ in range(10)]))
+        await asyncio.sleep(0)
+        with pytest.raises(WriteBufferFullError):
+            await writer.write([event()])
+    assert await large == [True] * 30
+    assert await fits == [True] * 10
+
+
+async def test_there_is_room_again_after_a_flush(store: EmbeddedClickHouse) -> None:
+    async with started(store, buffer_events=10) as writer:
+        for _ in range(3):
+            assert await writer.write([event() for _ in range(10)]) == [True] * 10
+
+
 async def test_a_caller_that_goes_away_loses_nothing(store: EmbeddedClickHouse) -> None:
     async with started(store, batch_age=3600) as writer:
         gone = asyncio.create_task(writer.write([event(1)]))
