@@ -198,7 +198,7 @@ async def run(flags: argparse.Namespace, folder: Path) -> None:
             waiting = (await ingestion(client))["kafka"]["lag"]
             await asyncio.to_thread(feed.join)
             assert feed.failed is None, feed.failed
-            await caught_up(client, len(messages), seconds=600)
+            await caught_up(client, len(messages), seconds=600, every=0.5)
             seconds = time.monotonic() - began
         peak = peak_memory(service)
         answers = await check(service, events, garbage)

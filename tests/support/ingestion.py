@@ -27,19 +27,24 @@ async def ingestion(client: httpx.AsyncClient) -> Json:
 
 
 async def report_when(
-    client: httpx.AsyncClient, condition: Callable[[Json], bool], seconds: float = 60
+    client: httpx.AsyncClient,
+    condition: Callable[[Json], bool],
+    seconds: float = 60,
+    every: float = 0.02,
 ) -> Json:
-    """The first report of which the condition holds."""
+    """The first report of which the condition holds, asked for every so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         report = await ingestion(client)
         if condition(report):
             return report
         assert time.monotonic() < deadline, report
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every)
 
 
-async def caught_up(client: httpx.AsyncClient, sent: int, seconds: float = 60) -> Json:
+async def caught_up(
+    client: httpx.AsyncClient, sent: int, seconds: float = 60, every: float = 0.02
+) -> Json:
     """The report once so many messages are in the topics and all of them are taken in."""
 
     def all_is_in(report: Json) -> bool:
@@ -47,7 +52,7 @@ async def caught_up(client: httpx.AsyncClient, sent: int, seconds: float = 60) -
         there = sum(one["end_offset"] for one in kafka["partitions"])
         return bool(there >= sent and kafka["lag"] == 0 and kafka["in_flight"] == 0)
 
-    return await report_when(client, all_is_in, seconds)
+    return await report_when(client, all_is_in, seconds, every)
 
 
 async def rejected_rows(store: ClickHouseClient) -> list[tuple[str, int, int, str, bytes]]:
