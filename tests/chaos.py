@@ -172,7 +172,7 @@ async def run(flags: argparse.Namespace, folder: Path) -> None:
     events = [as_json(event) for event in islice(replayed, flags.events)]
     messages, garbage = mixed(dice, events)
     # A fifth waits until the last kill: how fast is it taken in?
-    pieces = max(1, flags.kills + flags.kills // 5)
+    pieces = AHEAD + flags.kills + flags.kills // 5 if flags.kills else 1
     size = -(-len(messages) // pieces)
     with (
         real_kafka(folder / "kafka") as kafka,
