@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import multiprocessing
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,7 +24,7 @@ from app.api.errors import install_error_handlers
 from app.api.v1 import router as v1
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
-from app.core.entry import run
+from app.core.entry import run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
@@ -138,7 +140,7 @@ def _bind(settings: Settings) -> socket.socket:
     return bound
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
 
     Raises:
@@ -154,17 +156,49 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
-    with _bind(settings) as listener:
-        server = _Server(config, app)
-        # From the start, so that the probes are answered while the store is opened.
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            async with app.router.lifespan_context(app):
-                await serving
-        finally:
-            server.should_exit = True
+    server = _Server(config, app)
+    # From the start, so that the probes are answered while the store is opened.
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with app.router.lifespan_context(app), _stopped_with_parent():
             await serving
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _stopped_with_parent() -> AsyncIterator[None]:
+    """One of several processes stops when the one that started them is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(parent.sentinel)
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(parent.sentinel, stop)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent.sentinel)
+
+
+def start(settings: Settings) -> int:
+    """Serve with as many processes as are wanted. Returns the exit code."""
+    with _bind(settings) as listener:
+        if settings.workers == 1:
+            return run_loop(serve(settings, listener))
+        return run_processes(settings.workers, partial(_work, listener))
+
+
+def _work(listener: socket.socket) -> None:
+    """One of several processes; they share what they listen on."""
+    sys.exit(run(lambda settings: run_loop(serve(settings, listener))))
 
 
 if __name__ == "__main__":
-    sys.exit(run(serve))
+    sys.exit(run(start))

@@ -1,5 +1,5 @@
 -- Every table and view of the service. Applied at start, statement by statement; running it again
--- changes nothing. A statement ends with a semicolon at the end of a line.
+-- changes nothing.
 --
 -- A rollup is a table and the materialized view that fills it. Repair after a crash works for any
 -- rollup over viewing_events in which

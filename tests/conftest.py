@@ -1,17 +1,20 @@
 """What every test may use. The engine in these tests is the real one."""
 
+import asyncio
 import os
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.core.clickhouse_embedded import EmbeddedClickHouse
+from app.core.clickhouse_client import ClickHouseClient, open_clickhouse
 from app.core.config import Settings
 from app.main import create_app
 from tests.support.brokers import (
@@ -23,6 +26,9 @@ from tests.support.brokers import (
     mock_cluster,
     real_kafka,
 )
+from tests.support.native_server import native_server
+
+PASSWORD = "pass'word\\"  # of the server that the tests start: one that needs care
 
 # The truth is told by the same time zone database as the answers, whatever the machine has.
 zoneinfo.reset_tzpath(to=[])
@@ -36,14 +42,61 @@ def now() -> datetime:
     return NOW
 
 
+@pytest.fixture(scope="session")
+def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Settings of a server: that of CLICKHOUSE_TEST_HOST, or else one of ours over the engine."""
+    given = {
+        name.replace("TEST_", "").lower(): value
+        for name, value in os.environ.items()
+        if name.startswith("CLICKHOUSE_TEST_")
+    }
+    if "clickhouse_host" in given:
+        yield given
+    else:
+        with native_server(tmp_path_factory.mktemp("server") / "store", PASSWORD) as server:
+            yield server.settings
+
+
+@pytest.fixture(params=["embedded", "server"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """What every test that asks for the store or for settings is run with, one after the other."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(_env_file=None, clickhouse_path=tmp_path / "store", enable_kafka=False)
+def settings(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """For a store of this test's own. It is dropped at the end."""
+    if engine == "embedded":
+        yield Settings(_env_file=None, clickhouse_path=tmp_path / "store", enable_kafka=False)
+    else:
+        settings = own_database(request.getfixturevalue("clickhouse_server"))
+        yield settings
+        asyncio.run(drop_database(settings))
+
+
+def own_database(server: dict[str, Any]) -> Settings:
+    """Of a database on that server which nobody else has."""
+    return Settings(
+        _env_file=None,
+        clickhouse_database=f"test_{uuid4().hex[:12]}",
+        enable_kafka=False,
+        **server,
+    )
+
+
+async def drop_database(settings: Settings) -> None:
+    """And all that is in it."""
+    store = open_clickhouse(settings)
+    await store.connect()
+    await store.execute(f"DROP DATABASE IF EXISTS {settings.clickhouse_database}")
+    await store.close()
 
 
 @asynccontextmanager
-async def opened_store(path: Path) -> AsyncIterator[EmbeddedClickHouse]:
-    store = EmbeddedClickHouse(path, "analytics")
+async def opened(settings: Settings) -> AsyncIterator[ClickHouseClient]:
+    """The store of these settings, with its tables."""
+    store = open_clickhouse(settings)
     try:
         await store.connect()
         await store.ensure_database()
@@ -53,10 +106,15 @@ async def opened_store(path: Path) -> AsyncIterator[EmbeddedClickHouse]:
         await store.close()
 
 
+def opened_store(path: Path) -> AbstractAsyncContextManager[ClickHouseClient]:
+    """An embedded store."""
+    return opened(Settings(_env_file=None, clickhouse_path=path))
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[EmbeddedClickHouse]:
-    async with opened_store(tmp_path / "store") as opened:
-        yield opened
+async def store(settings: Settings) -> AsyncIterator[ClickHouseClient]:
+    async with opened(settings) as ours:
+        yield ours
 
 
 @asynccontextmanager
@@ -75,8 +133,8 @@ async def running(
 
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(settings) as (_, opened):
-        yield opened
+    async with running(settings) as (_, ours):
+        yield ours
 
 
 @pytest.fixture(scope="session")

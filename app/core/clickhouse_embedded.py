@@ -1,61 +1,46 @@
 """ClickHouse inside this process (chDB). The only importer of chdb."""
 
-import asyncio
 import fcntl
 import re
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
-from uuid import UUID
+from typing import Any, TextIO
 
 import msgspec
 from chdb.state.sqlitelike import Connection
 
-from app.core.clickhouse_client import ClickHouseClient, Parameters, Row, Value
+from app.core.clickhouse_client import (
+    INSERT_SETTINGS,
+    Fence,
+    Parameters,
+    Row,
+    as_text,
+    may_succeed_later,
+)
+from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-
-# The engine's error codes that say "not now": time-out, memory limit, no disk space, too many
-# parts, too many queries, read-only, and the failed system calls behind a full or vanished disk.
-_TRY_AGAIN = {74, 75, 76, 158, 159, 160, 164, 202, 209, 210, 241, 243, 252, 1000, 1001}
-
-_PING_SECONDS = 2.0
+from app.core.schema import schema_statements
 
 # Of a table, in the order in which clickhouse/schema.sql has them.
 _FSYNC_SETTINGS = ("fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge")
 
-T = TypeVar("T")
-
-# deduplicate_insert: the engine's own window loses data when killed at the wrong moment (a token
-# is logged before its part is in place). async_insert: an insert has happened when it returns.
-_INSERT_SETTINGS = "SETTINGS async_insert = 0, deduplicate_insert = 'disable'"
+_INSERT_SETTINGS = ", ".join(f"{name} = {value!r}" for name, value in INSERT_SETTINGS.items())
 
 _decode_row = msgspec.json.Decoder(Row).decode
 _encode_rows = msgspec.json.Encoder().encode_lines
 
 
-class EmbeddedClickHouse(ClickHouseClient):
-    """The engine on a directory of its own, which no other process can open meanwhile.
+class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
+    """The engine on a directory of its own, which no other process can open meanwhile."""
 
-    A chDB connection runs one query at a time, so every thread has its own: `readers` threads for
-    queries, one for all that belongs to writing, one for pings, which therefore never wait for
-    each other.
-    """
+    exclusive = True
 
     def __init__(self, path: Path, database: str, *, readers: int = 4, fsync: bool = True) -> None:
+        super().__init__(database, readers)
         self._path = path
-        self._database = database
         self._fsync = fsync
         self._lock_file: TextIO | None = None
-        self._has_database = False
-        self._thread = threading.local()
-        self._connections: list[Connection] = []
-        self._readers = ThreadPoolExecutor(readers, "clickhouse-read")
-        self._writer = ThreadPoolExecutor(1, "clickhouse-write")
-        self._pinger = ThreadPoolExecutor(1, "clickhouse-ping")
 
     async def connect(self) -> None:
         try:
@@ -79,11 +64,12 @@ class EmbeddedClickHouse(ClickHouseClient):
             ) from error
 
     async def ensure_database(self) -> None:
-        await self.execute(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
+        await self.execute(f"CREATE DATABASE IF NOT EXISTS `{self.database}`")
         self._has_database = True
 
     async def ensure_tables(self) -> None:
-        await super().ensure_tables()
+        for statement in schema_statements(self.database, cluster=None):
+            await self.execute(statement)
         await self._apply_fsync()
 
     async def _apply_fsync(self) -> None:
@@ -98,20 +84,33 @@ class EmbeddedClickHouse(ClickHouseClient):
             await self.execute(f"ALTER TABLE {table['name']} MODIFY SETTING {wanted}")
 
     async def execute(
-        self, sql: str, parameters: Parameters | None = None, *, ahead: bool = False
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        ahead: bool = False,
+        fence: Fence | None = None,
     ) -> list[Row]:
+        assert fence is None  # nobody else can write
+
         def query() -> list[Row]:
-            bound = {name: _as_text(value) for name, value in (parameters or {}).items()}
+            bound = {name: as_text(value) for name, value in (parameters or {}).items()}
             result = self._connection().query(sql, "JSONEachRow", params=bound)
             return [_decode_row(line) for line in result.bytes().splitlines()]
 
-        return await self._run(self._writer if ahead else self._readers, query)
+        return await self._run(self._threads(ahead), query)
 
     async def insert(
-        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        *,
+        fence: Fence | None = None,
     ) -> None:
+        assert fence is None
         statement = (
-            f"INSERT INTO {table} ({', '.join(columns)}) {_INSERT_SETTINGS}"
+            f"INSERT INTO {table} ({', '.join(columns)}) SETTINGS {_INSERT_SETTINGS}"
             " FORMAT JSONCompactEachRow\n"
         )
 
@@ -124,50 +123,32 @@ class EmbeddedClickHouse(ClickHouseClient):
 
         await self._run(self._writer, send)
 
-    async def ping(self) -> bool:
-        try:
-            async with asyncio.timeout(_PING_SECONDS):
-                await self._run(self._pinger, lambda: self._connection().query("SELECT 1"))
-        except (TimeoutError, StoreError, StoreUnavailableError):
-            return False
-        return True
-
     async def close(self) -> None:
-        for threads in (self._pinger, self._readers, self._writer):
-            await asyncio.to_thread(threads.shutdown)
-        while self._connections:
-            with suppress(RuntimeError):
-                self._connections.pop().close()
+        await super().close()
         if self._lock_file is not None:
             self._lock_file.close()
 
-    def _connection(self) -> Connection:
-        """The calling thread's connection."""
-        connection: Connection | None = getattr(self._thread, "connection", None)
-        if connection is None:
-            connection = Connection(str(self._path))
-            self._connections.append(connection)
-            self._thread.connection = connection
-        if self._has_database and not getattr(self._thread, "in_database", False):
-            connection.query(f"USE `{self._database}`")
-            self._thread.in_database = True
-        return connection
+    def _open(self) -> Connection:
+        return Connection(str(self._path))
 
-    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(threads, call)
-        except RuntimeError as error:  # chDB raises nothing else, and so does a pool that is shut
-            raise _translate(error) from error
+    def _use_database(self, connection: Connection) -> None:
+        connection.query(f"USE `{self.database}`")
 
+    def _ping(self, connection: Connection) -> None:
+        connection.query("SELECT 1")
 
-def _translate(error: RuntimeError) -> StoreError | StoreUnavailableError:
-    text = str(error)
-    if "after shutdown" in text:
-        return StoreUnavailableError("the store is closed")
-    codes = re.findall(r"\bCode: (\d+)", text)
-    if codes and int(codes[-1]) in _TRY_AGAIN:
-        return StoreUnavailableError(text)
-    return StoreError(text)
+    def _drop(self, connection: Connection) -> None:
+        with suppress(RuntimeError):
+            connection.close()
+
+    def _translate(self, error: Exception) -> Exception:
+        if not isinstance(error, RuntimeError):  # chDB raises nothing else
+            return error
+        text = str(error)
+        codes = re.findall(r"\bCode: (\d+)", text)
+        if codes and may_succeed_later(int(codes[-1])):
+            return StoreUnavailableError(text)
+        return StoreError(text)
 
 
 def _without_bytes(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
@@ -190,18 +171,3 @@ def _json_of(value: bytes) -> msgspec.Raw:
     for byte, escaped in _ESCAPES:
         value = value.replace(byte, escaped)
     return msgspec.Raw(b'"' + value + b'"')
-
-
-def _as_text(value: Value | Sequence[Value]) -> str:
-    """A parameter as the engine takes it: the escaped text form of its type."""
-    if isinstance(value, str | int | date | UUID):
-        return _escape(str(value))
-    if any(isinstance(item, str) for item in value):
-        quoted = (f"'{_escape(str(item))}'" for item in value)
-        return f"[{','.join(quoted)}]"
-    # Numbers, UUIDs and dates: JSON but for the quotes, and written ten times as fast.
-    return msgspec.json.encode(value).decode().replace('"', "'")
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'").replace("\t", "\\t").replace("\n", "\\n")

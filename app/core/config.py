@@ -28,7 +28,29 @@ class Settings(BaseSettings):
     )
     clickhouse_user: str = Field("default", description="User of the ClickHouse server.")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="That user's password.")
-    clickhouse_secure: bool = Field(False, description="Speak TLS to the ClickHouse server.")
+    clickhouse_secure: bool = Field(
+        False, description="Speak TLS to the ClickHouse server, on port 9440 as a rule."
+    )
+    clickhouse_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authority that signed the server's certificate. Unset: those "
+        "that the system trusts.",
+    )
+    clickhouse_cluster: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="A cluster of the server's configuration. Set: tables are replicated and "
+        "distributed over it.",
+    )
+    clickhouse_connect_timeout: float = Field(
+        60.0, ge=0, le=3600, description="How many seconds the start waits for the server."
+    )
+    clickhouse_query_timeout: float = Field(
+        30.0,
+        ge=0.5,
+        le=3600,
+        description="Seconds after which a query of the server is given up.",
+    )
     clickhouse_path: Path = Field(
         Path("data/clickhouse"), description="Where the embedded engine keeps its data."
     )
@@ -105,6 +127,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every one.")
     port: int = Field(8006, ge=1, le=65535, description="Service port.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        validate_default=True,
+        description="Processes that serve the port. More than one needs a ClickHouse server.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that is logged."
     )
@@ -133,6 +162,13 @@ class Settings(BaseSettings):
         if protocol.startswith("SASL") and not str(value):
             raise ValueError(f"is needed with KAFKA_SECURITY_PROTOCOL={protocol}")
         return value
+
+    @field_validator("workers")
+    @classmethod
+    def _one_store_one_process(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("clickhouse_host") is None:
+            raise ValueError("must be 1 with the embedded engine; set CLICKHOUSE_HOST for more")
+        return workers
 
     @field_validator("clickhouse_path")
     @classmethod

@@ -1,7 +1,14 @@
-"""What the entry points have in common: settings, log, event loop, and last words."""
+"""What the entry points have in common: settings, log, event loop, processes, and last words."""
 
+import logging
+import multiprocessing
+import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
 
 import uvloop
 
@@ -9,14 +16,70 @@ from app.core.config import Settings, load_settings
 from app.core.errors import AnalyticsError
 from app.core.logging import configure_logging
 
+logger = logging.getLogger(__name__)
 
-def run(serve: Callable[[Settings], Coroutine[None, None, None]]) -> int:
-    """Run until it ends. Returns the exit code; when the start fails, one line says why."""
+_LOOK_SECONDS = 0.5
+
+# Not fork: threads and connections of this process don't live on in a copy of it.
+_spawn = multiprocessing.get_context("spawn")
+
+
+def run(start: Callable[[Settings], int]) -> int:
+    """Returns the exit code; when the start fails, one line says why."""
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        uvloop.run(serve(settings))
+        return start(settings)
     except AnalyticsError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
+
+
+def run_loop(main: Coroutine[None, None, None]) -> int:
+    """Run until it ends, as an entry point's last act. Returns the exit code."""
+    uvloop.run(main)
     return 0
+
+
+def run_processes(count: int, work: Callable[[], None]) -> int:
+    """Keep so many processes at work until SIGTERM or SIGINT; then wait until they have stopped.
+
+    One that dies is replaced. One that can't start at all stops the others too.
+
+    Args:
+        work: picklable; ends by SystemExit with a code, 0 after SIGTERM.
+
+    Returns:
+        The exit code: 0 when all of them have stopped as they should.
+    """
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    def start() -> SpawnProcess:
+        process = _spawn.Process(target=work)
+        process.start()
+        return process
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    processes = [start() for _ in range(count)]
+    first = set(processes)
+    failed = False
+    while not stopping and not failed:
+        wait([process.sentinel for process in processes], timeout=_LOOK_SECONDS)
+        for place, process in enumerate(processes):
+            if process.exitcode is None or stopping:
+                continue
+            failed = failed or (process in first and process.exitcode == 1)
+            if not failed:
+                logger.error("process %d ended (%d)", process.pid, process.exitcode)
+                time.sleep(_LOOK_SECONDS)  # it may be for a reason that hasn't passed
+                processes[place] = start()
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
+    return 0 if all(process.exitcode == 0 for process in processes) else 1

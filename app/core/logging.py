@@ -38,3 +38,5 @@ def configure_logging(level: str) -> None:
     # Their own account of starting and stopping repeats ours.
     for library in ("uvicorn", "aiokafka"):
         logging.getLogger(library).setLevel(max(logging.getLogger().level, logging.WARNING))
+    # It raises what it warns of, or connects again.
+    logging.getLogger("clickhouse_driver").setLevel(logging.ERROR)

@@ -1,14 +1,14 @@
 """What the rollups lack after an insert was cut short, and adding it.
 
 An insert puts its rows into viewing_events first and then into each rollup in turn, so a rollup can
-lag behind the events but never lead. Flushes follow one another, so only the rows of the last batch
-can be missing. Which rollups there are, and what they hold, is asked of the store: another one in
-`clickhouse/schema.sql` needs nothing here.
+lag behind the events but never lead. Flushes follow one another, so only rows of batches that were
+not completed can be missing. Which rollups there are, and what they hold, is asked of the store:
+another one in `clickhouse/schema.sql` needs nothing here.
 """
 
 from dataclasses import dataclass
 
-from app.core.clickhouse_client import ClickHouseClient, load_query
+from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
 
 _EVENTS = "viewing_events"
 
@@ -39,20 +39,32 @@ async def load_rollups(store: ClickHouseClient) -> list[Rollup]:
     ]
 
 
-async def repair_rollup(store: ClickHouseClient, rollup: Rollup, batch_id: int) -> None:
-    """Add what the events say and the rollup doesn't, for every key that the batch touches.
+async def repair_rollup(
+    store: ClickHouseClient, rollup: Rollup, first: int, last: int, fence: Fence | None = None
+) -> None:
+    """Add what the events say and the rollup doesn't, for every key that the batches touch.
 
     Doing it again adds nothing, and being killed half-way leaves the rest to the next time: sums
     are compared before they are added, and a uniq state that is merged twice counts once.
+
+    Args:
+        first, last: numbers of batches, both inclusive.
     """
-    await store.execute(repair_statement(rollup), {"batch_id": batch_id}, ahead=True)
+    statement = repair_statement(rollup, "1" if fence is None else fence.condition)
+    await store.execute(
+        statement, {"first_batch": first, "last_batch": last}, ahead=True, fence=fence
+    )
 
 
-def repair_statement(rollup: Rollup) -> str:
+def repair_statement(rollup: Rollup, condition: str = "1") -> str:
+    """The INSERT that repairs; it adds nothing where the condition doesn't hold."""
     keys = ", ".join(rollup.keys)
     columns = ", ".join((*rollup.keys, *rollup.sums, *rollup.states))
-    of_batch = f"(SELECT * FROM {_EVENTS} WHERE batch_id = {{batch_id:UInt64}})"
-    touched = f"SELECT {keys} FROM ({rollup.source.replace(_EVENTS, of_batch, 1)})"
+    of_batches = (
+        f"(SELECT * FROM {_EVENTS}"
+        " WHERE batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64})"
+    )
+    touched = f"SELECT {keys} FROM ({rollup.source.replace(_EVENTS, of_batches, 1)})"
     sums = ", ".join(f"sum({rollup.table}.{column}) AS {column}" for column in rollup.sums)
     # Never negative, though retention may have taken events that the rollup still counts.
     missing = ", ".join(
@@ -73,5 +85,5 @@ def repair_statement(rollup: Rollup) -> str:
             WHERE ({keys}) IN ({touched})
             GROUP BY {keys}
         ) AS here USING ({keys})
-        WHERE {lacks}
+        WHERE ({lacks}) AND {condition}
     """

@@ -14,7 +14,7 @@ from app.core.clickhouse_client import ClickHouseClient, load_query, open_clickh
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.decode import Event
-from app.ingest.rollups import load_rollups, repair_rollup
+from app.ingest.lease import Lease, lease_for
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _COLUMNS = (
     "batch_id",
 )
 _DAY_SECONDS = 24 * 60 * 60
-_REPAIR_RETRY_SECONDS = 2.0
+_SETTLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,16 @@ class _Submission:
 
 
 class Writer:
-    """Group commit for any number of callers. There is one in a process, and one for a store.
+    """Group commit for any number of callers. There is one in a process.
 
-    Flushes follow one another; what arrives meanwhile forms the next one. Each has a number, the
-    `batch_id` of its rows. After a flush that was cut short, by a fault here or by the death of
-    the process before, the rollups are brought to the events before anything else is written.
+    Flushes follow one another, also those of other processes that write to the same store; what
+    arrives meanwhile forms the next one. Each has a number, the `batch_id` of its rows. After a
+    flush that was cut short, by a fault here or by the death of a process, the rollups are brought
+    to the events before anything else is written.
 
     Args:
         store: connected, with its tables.
+        lease: gives the turns to write.
         batch_events: a batch is flushed as soon as it holds so many events,
         batch_age: or when its first event has waited so many seconds.
         buffer_events: events that may wait or be under way; past that, `write` refuses.
@@ -61,6 +63,7 @@ class Writer:
     def __init__(
         self,
         store: ClickHouseClient,
+        lease: Lease,
         *,
         batch_events: int,
         batch_age: float,
@@ -68,6 +71,7 @@ class Writer:
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._lease = lease
         self._batch_events = batch_events
         self._batch_age = batch_age
         self._buffer_events = buffer_events
@@ -79,18 +83,16 @@ class Writer:
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = False
-        # Whether the last batch may be in the events and not in every rollup. After a start it may.
-        self._torn = True
-        self._batch_id = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Repair the last batch of the process before, then take events.
+        """Repair what was cut short before, then take events.
 
         Raises:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
-        await self._repair()
+        await self._lease.take()
+        await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
 
     async def write(self, events: Sequence[Event], *, limited: bool = True) -> list[bool]:
@@ -149,16 +151,13 @@ class Writer:
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
 
     async def _wait_for_events(self) -> None:
-        if self._torn:
-            # Until it is repaired the rollups are behind, and nobody may come to write.
-            if await _wait(self._arrived, _REPAIR_RETRY_SECONDS):
-                return
-            try:
-                await self._repair()
-            except Exception as error:
-                _log_failure("the last batch is not repaired yet", error)
-        else:
-            await self._arrived.wait()
+        # What a writer has left behind is repaired soon, though nobody may come to write.
+        if await _wait(self._arrived, _SETTLE_SECONDS):
+            return
+        try:
+            await self._lease.settle()
+        except Exception as error:
+            _log_failure("what was cut short is not repaired yet", error)
 
     async def _wait_for_more(self) -> None:
         """Until the batch is large or old enough; what came during the last flush may be now."""
@@ -181,24 +180,18 @@ class Writer:
         return batch
 
     async def _flush(self, events: Sequence[Event]) -> list[bool]:
-        if self._torn:
-            await self._repair()
+        turn = await self._lease.take()
         outcomes = await self._are_new(events)
-        batch_id = self._batch_id + 1
-        rows = [_row(event, batch_id) for event, new in zip(events, outcomes, strict=True) if new]
+        rows = [
+            _row(event, turn.number) for event, new in zip(events, outcomes, strict=True) if new
+        ]
         if rows:
-            self._batch_id = batch_id
-            self._torn = True
-            await self._store.insert("viewing_events", _COLUMNS, rows)
-            self._torn = False
+            await self._store.insert("viewing_events", _COLUMNS, rows, fence=turn.fence)
+        try:
+            await self._lease.give_back()
+        except AnalyticsError as error:  # they are stored nevertheless
+            logger.warning("the turn to write is not given back: %s", error)
         return outcomes
-
-    async def _repair(self) -> None:
-        [row] = await self._store.execute(load_query("last_batch"), ahead=True)
-        self._batch_id = max(self._batch_id, row["batch_id"])
-        for rollup in await load_rollups(self._store):
-            await repair_rollup(self._store, rollup, row["batch_id"])
-        self._torn = False
 
     async def _are_new(self, events: Sequence[Event]) -> list[bool]:
         """For each event, whether neither the store nor an earlier one here is the same."""
@@ -257,6 +250,7 @@ async def opened_writer(
         await store.ensure_tables()
         writer = Writer(
             store,
+            lease_for(store),
             batch_events=settings.write_batch_events,
             batch_age=settings.write_batch_age_ms / 1000,
             buffer_events=settings.write_buffer_events,

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 
 from app.core.config import Settings
-from app.core.entry import run
+from app.core.entry import run, run_loop
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 
@@ -42,4 +42,4 @@ async def consume(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(consume))
+    sys.exit(run(lambda settings: run_loop(consume(settings))))

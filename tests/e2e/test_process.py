@@ -101,7 +101,7 @@ def test_a_taken_port_ends_the_start_with_one_line(tmp_path: Path) -> None:
         ("ENABLE_KAFKA", "perhaps"),
         ("CLICKHOUSE_PATH", "/dev/null/store"),
         ("HOST", "no.such.host.invalid"),
-        ("CLICKHOUSE_HOST", "clickhouse"),
+        ("WORKERS", "2"),
         ("CLICKHOUSE_DATABASE", "system"),
         ("KAFKA_BOOTSTRAP_SERVERS", "kafka"),
     ],

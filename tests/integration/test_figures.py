@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
-from tests.conftest import NOW, running
+from tests.conftest import NOW, drop_database, own_database, running
 from tests.support.answers import PREFIX, assert_answers, split
 from tests.support.oracle import Truth
 from tests.support.viewing import USERS, ZONES, event_lists
@@ -117,8 +117,8 @@ async def test_sums_over_films_days_and_hours_agree(
         assert utc == raw
 
 
-async def test_the_same_events_in_two_services_give_identical_bytes(
-    tmp_path: Path, settings: Settings
+async def test_the_same_events_on_both_engines_give_identical_bytes(
+    tmp_path: Path, clickhouse_server: dict[str, Any]
 ) -> None:
     dice = random.Random(7)
     events = [
@@ -132,9 +132,10 @@ async def test_the_same_events_in_two_services_give_identical_bytes(
         for _ in range(3000)
     ]
     seen = []
-    for name in ("one", "other"):
+    embedded = Settings(_env_file=None, clickhouse_path=tmp_path / "store", enable_kafka=False)
+    server = own_database(clickhouse_server)
+    for place in (embedded, server):
         dice.shuffle(events)
-        place = settings.model_copy(update={"clickhouse_path": tmp_path / name})
         async with running(place) as (_, client):
             for batch in split(events, dice, most=1000):
                 await send(client, batch, "array")
@@ -152,3 +153,4 @@ async def test_the_same_events_in_two_services_give_identical_bytes(
             )
             await assert_answers(client, Truth(events, NOW), USERS, 30, "Asia/Kathmandu")
     assert seen[0] == seen[1]
+    await drop_database(server)

@@ -50,6 +50,12 @@ def message(sent: dict[str, Any]) -> Message:
     return Message(TOPICS[kind], json.dumps(sent).encode(), sent["user_id"].encode())
 
 
+@pytest.fixture
+def engine() -> str:
+    """One is enough: messages come in by the same writer as all else."""
+    return "embedded"
+
+
 def settings_for(kafka: Kafka, settings: Settings, **changes: Any) -> Settings:
     return settings.model_copy(
         update={

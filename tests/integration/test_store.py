@@ -1,38 +1,26 @@
-"""What the service relies on the embedded engine for."""
+"""What the service relies on its store for, whichever engine it is."""
 
 import asyncio
-import subprocess
-import sys
 from datetime import date
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.core.clickhouse_embedded import EmbeddedClickHouse
-from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from app.core.clickhouse_client import ClickHouseClient
+from app.core.config import Settings
+from app.core.errors import StoreError, StoreUnavailableError
 from app.ingest.rollups import load_rollups, repair_rollup
-from tests.conftest import opened_store
-from tests.support.process import ROOT
-
-OPEN_AND_WAIT = """
-import asyncio, sys
-from pathlib import Path
-from app.core.clickhouse_embedded import EmbeddedClickHouse
-store = EmbeddedClickHouse(Path(sys.argv[1]), "analytics")
-asyncio.run(store.connect())
-print("open", flush=True)
-sys.stdin.read()
-"""
+from tests.conftest import drop_database, opened
 
 
-@settings(
+@hypothesis_settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
-async def test_parameters_arrive_as_they_are(store: EmbeddedClickHouse, text: str) -> None:
+async def test_parameters_arrive_as_they_are(store: ClickHouseClient, text: str) -> None:
     [row] = await store.execute(
         "SELECT {text:String} AS text, {texts:Array(String)} AS texts",
         {"text": text, "texts": [text, "'"]},
@@ -40,7 +28,7 @@ async def test_parameters_arrive_as_they_are(store: EmbeddedClickHouse, text: st
     assert row == {"text": text, "texts": [text, "'"]}
 
 
-async def test_values_come_back_in_their_types(store: EmbeddedClickHouse) -> None:
+async def test_values_come_back_in_their_types(store: ClickHouseClient) -> None:
     [row] = await store.execute(
         "SELECT {id:UUID} AS id, {day:Date} AS day, {big:UInt64} AS big, {ids:Array(UUID)} AS ids",
         {"id": UUID(int=5), "day": date(2026, 2, 28), "big": 2**64 - 1, "ids": [UUID(int=6)]},
@@ -53,7 +41,7 @@ async def test_values_come_back_in_their_types(store: EmbeddedClickHouse) -> Non
     }
 
 
-async def test_queries_run_at_the_same_time(store: EmbeddedClickHouse) -> None:
+async def test_queries_run_at_the_same_time(store: ClickHouseClient) -> None:
     slow = asyncio.create_task(store.execute("SELECT sleepEachRow(3)"))
     seen = 0
     while seen == 0 and not slow.done():
@@ -68,27 +56,27 @@ async def test_queries_run_at_the_same_time(store: EmbeddedClickHouse) -> None:
     await slow
 
 
-async def test_a_wrong_statement_is_an_error_for_good(store: EmbeddedClickHouse) -> None:
+async def test_a_wrong_statement_is_an_error_for_good(store: ClickHouseClient) -> None:
     with pytest.raises(StoreError, match="UNKNOWN_TABLE"):
         await store.execute("SELECT * FROM nowhere")
 
 
-async def test_a_lack_of_memory_is_an_error_for_now(store: EmbeddedClickHouse) -> None:
+async def test_a_lack_of_memory_is_an_error_for_now(store: ClickHouseClient) -> None:
     with pytest.raises(StoreUnavailableError, match="MEMORY_LIMIT_EXCEEDED"):
         await store.execute(
             "SELECT groupArray(number) FROM numbers(10000000) SETTINGS max_memory_usage = 1000000"
         )
 
 
-async def test_a_closed_store_says_so(tmp_path: Path) -> None:
-    async with opened_store(tmp_path / "store") as store:
+async def test_a_closed_store_says_so(settings: Settings) -> None:
+    async with opened(settings) as store:
         pass
     with pytest.raises(StoreUnavailableError):
         await store.execute("SELECT 1")
     assert not await store.ping()
 
 
-async def test_an_insert_with_a_bad_row_stores_nothing(store: EmbeddedClickHouse) -> None:
+async def test_an_insert_with_a_bad_row_stores_nothing(store: ClickHouseClient) -> None:
     columns = ("id", "user_id", "movie_id", "event_type", "event_time")
     good = (uuid4(), uuid4(), uuid4(), "start", 1_700_000_000)
     with pytest.raises(StoreError):
@@ -96,7 +84,7 @@ async def test_an_insert_with_a_bad_row_stores_nothing(store: EmbeddedClickHouse
     assert await store.execute("SELECT id FROM viewing_events") == []
 
 
-async def test_an_insert_that_the_engine_refuses_is_an_error(store: EmbeddedClickHouse) -> None:
+async def test_an_insert_that_the_engine_refuses_is_an_error(store: ClickHouseClient) -> None:
     await store.execute(
         "CREATE TABLE full (n UInt8) ENGINE = MergeTree ORDER BY n"
         " SETTINGS parts_to_throw_insert = 1, parts_to_delay_insert = 100"
@@ -108,7 +96,7 @@ async def test_an_insert_that_the_engine_refuses_is_an_error(store: EmbeddedClic
     assert await store.execute("SELECT n FROM full") == [{"n": 1}]
 
 
-async def test_an_insert_that_fails_in_a_view_is_an_error(store: EmbeddedClickHouse) -> None:
+async def test_an_insert_that_fails_in_a_view_is_an_error(store: ClickHouseClient) -> None:
     await store.execute(
         "CREATE MATERIALIZED VIEW failing TO traffic AS"
         " SELECT now() AS quarter, throwIf(1) AS events FROM viewing_events"
@@ -118,86 +106,32 @@ async def test_an_insert_that_fails_in_a_view_is_an_error(store: EmbeddedClickHo
 
 
 @pytest.mark.parametrize("text", ["{name:String}", "'; DROP TABLE traffic; --", "\\N", "é\n\t\0"])
-async def test_inserted_text_is_data(store: EmbeddedClickHouse, text: str) -> None:
+async def test_inserted_text_is_data(store: ClickHouseClient, text: str) -> None:
     await store.insert("viewing_events", ["metadata", "event_time"], [(text, 4_000_000_000)])
     assert await store.execute("SELECT metadata FROM viewing_events") == [{"metadata": text}]
 
 
-async def test_data_survives_a_restart_and_the_schema_a_second_run(tmp_path: Path) -> None:
-    async with opened_store(tmp_path / "store") as store:
+async def test_data_survives_a_restart_and_the_schema_a_second_run(settings: Settings) -> None:
+    async with opened(settings) as store:
         columns = ("id", "event_time")
         await store.insert("viewing_events", columns, [(UUID(int=1), 4_000_000_000)])
         before = await store.execute("SHOW TABLES")
-    async with opened_store(tmp_path / "store") as store:
+    async with opened(settings) as store:
         assert await store.execute("SHOW TABLES") == before
         assert await store.execute("SELECT id FROM viewing_events") == [{"id": str(UUID(int=1))}]
 
 
-@pytest.mark.parametrize("fsync", [False, True])
-async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool) -> None:
-    for setting in (not fsync, fsync):
-        store = EmbeddedClickHouse(tmp_path / "store", "analytics", fsync=setting)
-        await store.connect()
-        await store.ensure_database()
-        await store.ensure_tables()
-        tables = await store.execute(
-            "SELECT name, engine_full FROM system.tables"
-            " WHERE database = 'analytics' AND engine LIKE '%MergeTree'"
-        )
-        await store.close()
-    assert {table["name"] for table in tables} == {
-        "viewing_events", "popular_content", "user_stats", "traffic", "rejected_events",
-    }  # fmt: skip
-    for table in tables:
-        for name in ("after_insert", "part_directory"):
-            assert f"fsync_{name} = {int(fsync)}" in table["engine_full"]
-        assert f"min_rows_to_fsync_after_merge = {int(fsync)}" in table["engine_full"]
-        assert "old_parts_lifetime = 480" in table["engine_full"]
-
-
-async def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
-    other = subprocess.Popen(  # noqa: ASYNC220 - it only has to live meanwhile
-        [sys.executable, "-c", OPEN_AND_WAIT, str(tmp_path / "store")],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
-        store = EmbeddedClickHouse(tmp_path / "store", "analytics")
-        with pytest.raises(ConfigurationError, match="in use by another process") as raised:
-            await store.connect()
-        await store.close()
-        assert "\n" not in str(raised.value)
-        other.kill()
-    async with opened_store(tmp_path / "store") as freed:
-        assert await freed.ping()
-
-
-async def test_a_path_that_is_no_directory_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    store = EmbeddedClickHouse(tmp_path / "file", "analytics")
-    with pytest.raises(ConfigurationError, match="CLICKHOUSE_PATH") as raised:
-        await store.connect()
-    await store.close()
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("database", ["select", "index", "default", "viewing_events", "UPPER"])
-async def test_any_database_name_works(tmp_path: Path, database: str) -> None:
+@pytest.mark.parametrize("database", ["select", "index", "viewing_events", "UPPER"])
+async def test_any_database_name_works(settings: Settings, database: str) -> None:
+    place = settings.model_copy(update={"clickhouse_database": database})
     for _ in range(2):
-        store = EmbeddedClickHouse(tmp_path / "store", database)
-        await store.connect()
-        await store.ensure_database()
-        await store.ensure_tables()
-        columns = ("id", "event_time", "event_type", "batch_id")
-        await store.insert("viewing_events", columns, [(uuid4(), 1_800_000_000, "start", 1)])
-        rollups = await load_rollups(store)
-        assert {one.table for one in rollups} == {"popular_content", "user_stats", "traffic"}
-        for rollup in rollups:
-            await repair_rollup(store, rollup, batch_id=1)
-        [row] = await store.execute("SELECT sum(events) AS n FROM traffic")
-        await store.close()
+        async with opened(place) as store:
+            columns = ("id", "event_time", "event_type", "batch_id")
+            await store.insert("viewing_events", columns, [(uuid4(), 1_800_000_000, "start", 1)])
+            rollups = await load_rollups(store)
+            assert {one.table for one in rollups} == {"popular_content", "user_stats", "traffic"}
+            for rollup in rollups:
+                await repair_rollup(store, rollup, 1, 1)
+            [row] = await store.execute("SELECT sum(events) AS n FROM traffic")
+    await drop_database(place)
     assert row["n"] == 2

@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.core.clickhouse_embedded import EmbeddedClickHouse
+from app.core.clickhouse_client import ClickHouseClient
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.decode import Event
+from app.ingest.lease import lease_for
 from app.ingest.writer import Writer
 from app.schemas.events import EventType
 from tests.conftest import NOW
@@ -36,9 +37,9 @@ def event(event_id: int | None = None, at: int = AN_HOUR_AGO, **fields: Any) -> 
 
 
 @asynccontextmanager
-async def started(store: EmbeddedClickHouse, **limits: Any) -> AsyncIterator[Writer]:
+async def started(store: ClickHouseClient, **limits: Any) -> AsyncIterator[Writer]:
     defaults = {"batch_events": 1000, "batch_age": 0.0, "buffer_events": 10_000}
-    writer = Writer(store, **{**defaults, **limits}, clock=lambda: NOW)
+    writer = Writer(store, lease_for(store), **{**defaults, **limits}, clock=lambda: NOW)
     await writer.start()
     try:
         yield writer
@@ -46,21 +47,21 @@ async def started(store: EmbeddedClickHouse, **limits: Any) -> AsyncIterator[Wri
         await writer.close()
 
 
-async def batch_sizes(store: EmbeddedClickHouse) -> list[int]:
+async def batch_sizes(store: ClickHouseClient) -> list[int]:
     rows = await store.execute(
         "SELECT count() AS n FROM viewing_events GROUP BY batch_id ORDER BY batch_id"
     )
     return [row["n"] for row in rows]
 
 
-async def test_what_arrives_together_is_one_insert(store: EmbeddedClickHouse) -> None:
+async def test_what_arrives_together_is_one_insert(store: ClickHouseClient) -> None:
     async with started(store, batch_events=64, batch_age=3600) as writer:
         outcomes = await asyncio.gather(*(writer.write([event()]) for _ in range(64)))
     assert outcomes == [[True]] * 64
     assert await batch_sizes(store) == [64]
 
 
-async def test_what_arrives_during_a_flush_is_the_next(store: EmbeddedClickHouse) -> None:
+async def test_what_arrives_during_a_flush_is_the_next(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         first = asyncio.create_task(writer.write([event() for _ in range(3)]))
         for _ in range(5):  # its turn, then the writer's, which waits for the engine
@@ -70,12 +71,12 @@ async def test_what_arrives_during_a_flush_is_the_next(store: EmbeddedClickHouse
     assert await batch_sizes(store) == [3, 5]
 
 
-async def test_an_incomplete_batch_is_written_when_it_is_old(store: EmbeddedClickHouse) -> None:
+async def test_an_incomplete_batch_is_written_when_it_is_old(store: ClickHouseClient) -> None:
     async with started(store, batch_age=0.01) as writer:
         assert await writer.write([event()]) == [True]
 
 
-async def test_closing_writes_what_waits(store: EmbeddedClickHouse) -> None:
+async def test_closing_writes_what_waits(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600) as writer:
         waiting = asyncio.create_task(writer.write([event(), event()]))
         await asyncio.sleep(0)
@@ -85,7 +86,7 @@ async def test_closing_writes_what_waits(store: EmbeddedClickHouse) -> None:
         await writer.write([event()])
 
 
-async def test_a_full_buffer_refuses_and_keeps_its_promises(store: EmbeddedClickHouse) -> None:
+async def test_a_full_buffer_refuses_and_keeps_its_promises(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600, buffer_events=10) as writer:
         waiting = asyncio.create_task(writer.write([event() for _ in range(9)]))
         await asyncio.sleep(0)
@@ -98,7 +99,7 @@ async def test_a_full_buffer_refuses_and_keeps_its_promises(store: EmbeddedClick
     assert await batch_sizes(store) == [10]
 
 
-async def test_who_is_not_limited_takes_no_room_of_others(store: EmbeddedClickHouse) -> None:
+async def test_who_is_not_limited_takes_no_room_of_others(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600, buffer_events=10) as writer:
         large = asyncio.create_task(writer.write([event() for _ in range(30)], limited=False))
         await asyncio.sleep(0)
@@ -110,13 +111,13 @@ async def test_who_is_not_limited_takes_no_room_of_others(store: EmbeddedClickHo
     assert await fits == [True] * 10
 
 
-async def test_there_is_room_again_after_a_flush(store: EmbeddedClickHouse) -> None:
+async def test_there_is_room_again_after_a_flush(store: ClickHouseClient) -> None:
     async with started(store, buffer_events=10) as writer:
         for _ in range(3):
             assert await writer.write([event() for _ in range(10)]) == [True] * 10
 
 
-async def test_a_caller_that_goes_away_loses_nothing(store: EmbeddedClickHouse) -> None:
+async def test_a_caller_that_goes_away_loses_nothing(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600) as writer:
         gone = asyncio.create_task(writer.write([event(1)]))
         stays = asyncio.create_task(writer.write([event(2)]))
@@ -126,7 +127,7 @@ async def test_a_caller_that_goes_away_loses_nothing(store: EmbeddedClickHouse) 
     assert await batch_sizes(store) == [2]
 
 
-async def test_merges_of_parts_lose_nothing(store: EmbeddedClickHouse) -> None:
+async def test_merges_of_parts_lose_nothing(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         for _ in range(4):
             await writer.write([event(movie_id=UUID(int=n)) for n in range(5)])
@@ -135,7 +136,7 @@ async def test_merges_of_parts_lose_nothing(store: EmbeddedClickHouse) -> None:
     await assert_rollups_match(store)
 
 
-async def test_repeats_are_told_by_id_and_second(store: EmbeddedClickHouse) -> None:
+async def test_repeats_are_told_by_id_and_second(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         assert await writer.write([event(1), event(2), event(1)]) == [True, True, False]
         assert await writer.write([event(1), event(3)]) == [False, True]
@@ -147,13 +148,13 @@ async def test_repeats_are_told_by_id_and_second(store: EmbeddedClickHouse) -> N
         assert await restarted.write([event(2), event(1)]) == [False, False]
 
 
-async def test_repeats_in_one_flush_of_many_callers(store: EmbeddedClickHouse) -> None:
+async def test_repeats_in_one_flush_of_many_callers(store: ClickHouseClient) -> None:
     async with started(store, batch_events=32, batch_age=3600) as writer:
         outcomes = await asyncio.gather(*(writer.write([event(1)]) for _ in range(32)))
     assert sorted(outcomes) == [[False]] * 31 + [[True]]
 
 
-async def test_an_undated_event_repeats_any_of_the_last_day(store: EmbeddedClickHouse) -> None:
+async def test_an_undated_event_repeats_any_of_the_last_day(store: ClickHouseClient) -> None:
     now = int(NOW.timestamp())
 
     def undated(event_id: int) -> Event:
@@ -167,23 +168,26 @@ async def test_an_undated_event_repeats_any_of_the_last_day(store: EmbeddedClick
 
 
 @asynccontextmanager
-async def refusing(store: EmbeddedClickHouse, rollup: str) -> AsyncIterator[None]:
+async def refusing(
+    store: ClickHouseClient, rollup: str, suffix: str = "_mv"
+) -> AsyncIterator[None]:
     """Inserts get as far as this rollup, and fail there."""
     [view] = await store.execute(
-        "SELECT as_select FROM system.tables WHERE database = 'analytics' AND name = {name:String}",
-        {"name": f"{rollup}_mv"},
+        "SELECT as_select FROM system.tables"
+        " WHERE database = currentDatabase() AND name = {name:String}",
+        {"name": f"{rollup}{suffix}"},
     )
     failing = view["as_select"].replace("count()", "throwIf(count() > 0)")
-    await store.execute(f"ALTER TABLE {rollup}_mv MODIFY QUERY {failing}")
+    await store.execute(f"ALTER TABLE {rollup}{suffix} MODIFY QUERY {failing}")
     try:
         yield
     finally:
-        await store.execute(f"ALTER TABLE {rollup}_mv MODIFY QUERY {view['as_select']}")
+        await store.execute(f"ALTER TABLE {rollup}{suffix} MODIFY QUERY {view['as_select']}")
 
 
 @pytest.mark.parametrize("rollup", ["popular_content", "user_stats", "traffic"])
 async def test_an_insert_that_fails_half_way_is_repaired_before_the_next(
-    store: EmbeddedClickHouse, rollup: str
+    store: ClickHouseClient, rollup: str
 ) -> None:
     months = [AN_HOUR_AGO, AN_HOUR_AGO - 40 * DAY]
     async with started(store) as writer:
@@ -201,7 +205,7 @@ async def test_an_insert_that_fails_half_way_is_repaired_before_the_next(
     await assert_rollups_match(store)
 
 
-async def test_a_torn_batch_is_repaired_without_another_write(store: EmbeddedClickHouse) -> None:
+async def test_a_torn_batch_is_repaired_without_another_write(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         async with refusing(store, "traffic"):
             with pytest.raises(AnalyticsError):
@@ -211,7 +215,7 @@ async def test_a_torn_batch_is_repaired_without_another_write(store: EmbeddedCli
     await assert_rollups_match(store)
 
 
-async def test_the_start_repairs_what_a_dead_process_left(store: EmbeddedClickHouse) -> None:
+async def test_the_start_repairs_what_a_dead_process_left(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         await writer.write([event(n, at=AN_HOUR_AGO - n * DAY) for n in range(50)])
         views = ("popular_content_mv", "user_stats_mv", "traffic_mv")

@@ -1,0 +1,361 @@
+"""A ClickHouse server, over the native protocol. The only importer of clickhouse_driver."""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from clickhouse_driver import Client
+from clickhouse_driver.errors import (
+    ChecksumDoesntMatchError,
+    NetworkError,
+    PartiallyConsumedQueryError,
+    ServerException,
+    SocketTimeoutError,
+    UnexpectedPacketFromServerError,
+    UnknownPacketFromServerError,
+)
+from clickhouse_driver.errors import Error as DriverError
+
+from app.core.clickhouse_client import (
+    INSERT_SETTINGS,
+    Fence,
+    Parameters,
+    Row,
+    Value,
+    as_text,
+    may_succeed_later,
+)
+from app.core.clickhouse_threads import ThreadedClickHouse
+from app.core.config import Settings
+from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from app.core.schema import database_statement, schema_statements
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+# A ping has connected and been answered within twice this, or the server is down.
+_HASTE_SECONDS = 0.9
+_FIRST_BACKOFF_SECONDS = 0.2
+_LONGEST_BACKOFF_SECONDS = 3.0
+
+# What the driver raises when the connection is at fault, not what was asked or sent.
+_BROKEN = (
+    NetworkError,
+    SocketTimeoutError,
+    UnexpectedPacketFromServerError,
+    UnknownPacketFromServerError,
+    ChecksumDoesntMatchError,
+    PartiallyConsumedQueryError,
+    OSError,
+    EOFError,
+)
+
+_UNKNOWN_TABLE = 60
+_NOT_LET_IN = {192, 193, 194, 516}
+_NOT_ALLOWED = {164, 497}
+
+# Where a batch waits until it is inserted, in one connection.
+_INCOMING = "incoming"
+
+# Of a cluster: what is inserted is on its shards when the insert returns, and on most replicas of
+# each; the look-up of repeated events sees all of it, on whichever replica; subqueries see all
+# shards.
+_CLUSTER_SETTINGS = {
+    "distributed_foreground_insert": 1,
+    "insert_quorum": "auto",
+    "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1,
+    "distributed_product_mode": "global",
+}
+
+T = TypeVar("T")
+
+
+class ClickHouseServer(ThreadedClickHouse[Client]):
+    """A server that other processes may use as well."""
+
+    exclusive = False
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.clickhouse_database, settings.clickhouse_readers)
+        self.cluster = settings.clickhouse_cluster
+        self._address = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
+        self._user = settings.clickhouse_user
+        self._start_seconds = settings.clickhouse_connect_timeout
+        self._query_seconds = settings.clickhouse_query_timeout
+        self._client_options: dict[str, Any] = {
+            "host": settings.clickhouse_host,
+            "port": settings.clickhouse_port,
+            "user": settings.clickhouse_user,
+            "password": settings.clickhouse_password.get_secret_value(),
+            "compression": "lz4",
+            "client_name": "cinema-analytics",
+            "tcp_keepalive": True,
+            **_tls(settings),
+        }
+
+    async def connect(self) -> None:
+        """Waits CLICKHOUSE_CONNECT_TIMEOUT seconds for a server that isn't there yet."""
+        deadline = time.monotonic() + self._start_seconds
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                await self.execute("SELECT 1")
+                return
+            except StoreUnavailableError as error:
+                self._check_let_in(error)
+                if time.monotonic() + backoff > deadline:
+                    raise StoreUnavailableError(
+                        f"CLICKHOUSE_HOST and CLICKHOUSE_PORT: no ClickHouse answers at "
+                        f"{self._address} within {self._start_seconds:g} s: {error}"
+                    ) from None
+                logger.info("waiting for ClickHouse at %s: %s", self._address, error)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+
+    def _check_let_in(self, error: Exception) -> None:
+        cause = error.__cause__
+        if isinstance(cause, ServerException) and cause.code in _NOT_LET_IN:
+            raise ConfigurationError(
+                f"CLICKHOUSE_USER and CLICKHOUSE_PASSWORD: ClickHouse at {self._address} "
+                f"does not let {self._user} in"
+            ) from None
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise ConfigurationError(
+                f"CLICKHOUSE_CA_FILE: the certificate of {self._address} is not trusted: "
+                f"{cause.verify_message}"
+            ) from None
+
+    async def ensure_database(self) -> None:
+        found = await self.execute(
+            "SELECT name FROM system.databases WHERE name = {name:String}", {"name": self.database}
+        )
+        if not found:
+            await self._create(
+                "CLICKHOUSE_DATABASE", database_statement(self.database, self.cluster)
+            )
+        self._has_database = True
+
+    async def ensure_tables(self) -> None:
+        for statement in schema_statements(self.database, self.cluster):
+            await self._create("CLICKHOUSE_USER", statement)
+
+    async def _create(self, variable: str, statement: str) -> None:
+        try:
+            await self.execute(statement)
+        except (StoreError, StoreUnavailableError) as error:
+            cause = error.__cause__
+            if isinstance(cause, ServerException) and cause.code in _NOT_ALLOWED:
+                raise ConfigurationError(
+                    f"{variable}: {self._user} may not create what is missing in the database "
+                    f"{self.database}: {error}"
+                ) from None
+            raise
+
+    async def execute(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        ahead: bool = False,
+        fence: Fence | None = None,
+    ) -> list[Row]:
+        settings = self._settings(fence)
+        if not ahead:
+            settings["max_execution_time"] = self._query_seconds
+
+        def query() -> list[Row]:
+            if fence is None:
+                return self._persist(lambda: self._query(sql, parameters, settings))
+            with _fenced():
+                return self._query(sql, parameters, settings)
+
+        return await self._run(self._threads(ahead), query)
+
+    async def insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        *,
+        fence: Fence | None = None,
+    ) -> None:
+        names = ", ".join(columns)
+        settings = self._settings(fence)
+
+        def send() -> None:
+            if fence is None:
+                self._send(table, names, rows, settings)
+                return
+            # The rows travel to a table of this connection first: the insert that counts is one
+            # statement that the server has whole, which can be held to the fence, and found.
+            with _fenced():
+                self._query(
+                    f"CREATE OR REPLACE TEMPORARY TABLE {_INCOMING} ENGINE = Memory"
+                    f" EMPTY AS SELECT {names} FROM {table}"
+                )
+                self._send(_INCOMING, names, rows, {})
+                self._query(
+                    f"INSERT INTO {table} ({names}) SELECT {names} FROM {_INCOMING}"
+                    f" WHERE {fence.condition}",
+                    settings=settings,
+                )
+
+        await self._run(self._writer, send)
+
+    def _settings(self, fence: Fence | None) -> dict[str, Any]:
+        settings: dict[str, Any] = dict(INSERT_SETTINGS)
+        if self.cluster is not None:
+            settings.update(_CLUSTER_SETTINGS)
+        if fence is not None:
+            settings["log_comment"] = fence.mark
+        return settings
+
+    def _query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> list[Row]:
+        columns, types = self._connection().execute(
+            sql,
+            {name: _Quoted(value) for name, value in (parameters or {}).items()},
+            with_column_types=True,
+            columnar=True,
+            query_id=str(uuid4()),
+            settings=settings,
+        )
+        if not columns:
+            return []
+        names = [name for name, _ in types]
+        shown = [_plain(kind, column) for (_, kind), column in zip(types, columns, strict=True)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*shown, strict=True)]
+
+    def _send(
+        self,
+        table: str,
+        names: str,
+        rows: Sequence[Sequence[Any]],
+        settings: Mapping[str, Any],
+    ) -> None:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        as_bytes = any(isinstance(value, bytes) for value in rows[0])
+        self._connection().execute(
+            f"INSERT INTO {table} ({names}) VALUES",
+            [_sendable(column, as_bytes) for column in columns],
+            columnar=True,
+            query_id=str(uuid4()),
+            settings={**settings, "strings_as_bytes": as_bytes},
+        )
+
+    def _persist(self, ask: Callable[[], T]) -> T:
+        """Once more, where the connection broke while something harmless was asked."""
+        try:
+            return ask()
+        except (ServerException, SocketTimeoutError, TimeoutError):
+            raise
+        except (NetworkError, EOFError, OSError):
+            return ask()
+
+    def _open(self) -> Client:
+        return Client(
+            **self._client_options,
+            connect_timeout=_CONNECT_SECONDS,
+            sync_request_timeout=_CONNECT_SECONDS,
+            # Without a word from the server, which reports progress ten times a second.
+            send_receive_timeout=self._query_seconds,
+            settings={"server_side_params": True},
+        )
+
+    def _use_database(self, connection: Client) -> None:
+        connection.disconnect()
+        connection.connection.database = self.database
+
+    def _ping(self, connection: Client) -> None:
+        wire = connection.connection
+        wire.connect_timeout = wire.sync_request_timeout = _HASTE_SECONDS
+        wire.send_receive_timeout = _HASTE_SECONDS
+        connection.execute("SELECT 1")
+
+    def _drop(self, connection: Client) -> None:
+        with suppress(*_BROKEN):
+            connection.disconnect()
+
+    def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, ServerException):
+            text = _first_line(error)
+            later = may_succeed_later(error.code)
+            return StoreUnavailableError(text) if later else StoreError(text)
+        if isinstance(error, _BROKEN):
+            return StoreUnavailableError(f"{self._address}: {error or type(error).__name__}")
+        return StoreError(str(error)) if isinstance(error, DriverError) else error
+
+
+@contextmanager
+def _fenced() -> Iterator[None]:
+    """No such table: the lease is another's by now, or the connection with the rows was lost."""
+    try:
+        yield
+    except ServerException as error:
+        if error.code != _UNKNOWN_TABLE:
+            raise
+        raise StoreUnavailableError(_first_line(error)) from error
+
+
+class _Quoted:
+    """A parameter as it travels. The driver writes what it doesn't know with quotes around it."""
+
+    def __init__(self, value: Value | Sequence[Value]) -> None:
+        self._text = as_text(value).replace("\\", "\\\\").replace("'", "\\'")
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    if not settings.clickhouse_secure:
+        return {}
+    trusted = settings.clickhouse_ca_file
+    if trusted is not None:
+        try:
+            ssl.create_default_context(cafile=trusted)
+        except OSError as error:
+            raise ConfigurationError(
+                f"CLICKHOUSE_CA_FILE: {trusted} can't be read: {error.strerror or error}"
+            ) from None
+    system = ssl.get_default_verify_paths()
+    return {"secure": True, "ca_certs": str(trusted or system.cafile or system.openssl_cafile)}
+
+
+def _sendable(column: list[Any], as_bytes: bool) -> list[Any]:
+    """A column as the driver takes it: its enumerations go by other names, and text or bytes."""
+    if isinstance(column[0], Enum):
+        column = [value.value for value in column]
+    if as_bytes and isinstance(column[0], str):
+        column = [value.encode() for value in column]
+    return column
+
+
+def _plain(kind: str, column: Sequence[Any]) -> Sequence[Any]:
+    """A column as the embedded engine gives it: UUIDs and times as text, also inside of arrays."""
+    if "UUID" in kind or "Date" in kind:
+        return [_textual(value) for value in column]
+    return column
+
+
+def _textual(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_textual(item) for item in value]
+    return None if value is None else str(value)
+
+
+def _first_line(error: ServerException) -> str:
+    """What the server says, without its stack."""
+    text = str(error.message).partition("Stack trace:")[0].strip()
+    return f"Code: {error.code}. {text.splitlines()[0] if text else ''}"

@@ -1,0 +1,97 @@
+"""Where `clickhouse/schema.sql` becomes statements, for one server or for a cluster."""
+
+import re
+from pathlib import Path
+
+from app.core.errors import ConfigurationError
+
+SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
+
+LOCAL = "_local"
+"""How the names of the tables on each node of a cluster end; without it, all of them together."""
+
+_TEXT_OR_COMMENT = re.compile(r"(?P<text>'(?:[^'\\]|\\.)*')|--[^\n]*")
+_TABLE = re.compile(
+    r"CREATE TABLE IF NOT EXISTS (?P<name>\w+)\s*\((?P<columns>.*)\)"
+    r"\s*ENGINE = (?P<engine>\w*MergeTree)\b(?P<rest>.*)",
+    re.DOTALL,
+)
+_VIEW = re.compile(
+    r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?P<name>\w+) TO (?P<target>\w+) AS\b(?P<select>.*)",
+    re.DOTALL,
+)
+_ORDER = re.compile(r"ORDER BY (\(.*\)|\w+)$", re.MULTILINE)
+
+
+def database_statement(database: str, cluster: str | None) -> str:
+    """What creates the database unless it is there."""
+    return f"CREATE DATABASE IF NOT EXISTS `{database}`{_on(cluster)}"
+
+
+def schema_statements(database: str, cluster: str | None) -> list[str]:
+    """The statements of `clickhouse/schema.sql`, in order; running them again changes nothing.
+
+    On a cluster each table stands for two: `<name>_local`, replicated, on each node, and `<name>`,
+    which is distributed over those of all shards. So queries are the same with and without.
+    """
+    text = (SQL_FOLDER / "schema.sql").read_text(encoding="utf-8")
+    bare = _TEXT_OR_COMMENT.sub(lambda found: found["text"] or "", text)
+    statements = [statement.strip() for statement in bare.split(";") if statement.strip()]
+    if cluster is None:
+        return statements
+    return [
+        rendered
+        for statement in statements
+        for rendered in _on_cluster(statement, database, cluster)
+    ]
+
+
+def _on_cluster(statement: str, database: str, cluster: str) -> list[str]:
+    def full(name: str) -> str:
+        return f"`{database}`.{name}"  # a node that carries it out has another current database
+
+    def distributed(name: str, target: str, key: str) -> str:
+        return (
+            f"CREATE TABLE IF NOT EXISTS {full(name)}{_on(cluster)} AS {full(target + LOCAL)}\n"
+            f"ENGINE = Distributed('{cluster}', '{database}', '{target}{LOCAL}', {key})"
+        )
+
+    if table := _TABLE.fullmatch(statement):
+        name = table["name"]
+        # By the table's UUID, which ON CLUSTER makes the same everywhere: a table that is dropped
+        # and made again doesn't meet what is left of the old one.
+        local = (
+            f"CREATE TABLE IF NOT EXISTS {full(name + LOCAL)}{_on(cluster)}\n({table['columns']})\n"
+            f"ENGINE = Replicated{table['engine']}"
+            "('/clickhouse/tables/{uuid}/{shard}', '{replica}')"
+            f"{table['rest']}"
+        )
+        return [local, distributed(name, name, _sharding_key(name, table))]
+    if view := _VIEW.fullmatch(statement):
+        name, target = view["name"], view["target"]
+        # Each shard fills its part of a rollup from its part of the events.
+        select = re.sub(r"\bFROM (\w+)", lambda it: f"FROM {full(it[1] + LOCAL)}", view["select"])
+        local = (
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {full(name + LOCAL)}{_on(cluster)}"
+            f" TO {full(target + LOCAL)} AS{select}"
+        )
+        # Queries read the view; nothing is written by its name.
+        return [local, distributed(name, target, "rand()")]
+    raise ConfigurationError(
+        "CLICKHOUSE_CLUSTER: schema.sql has a statement with no form for a cluster: "
+        f"{statement.splitlines()[0]}"
+    )
+
+
+def _sharding_key(name: str, table: re.Match[str]) -> str:
+    """A user's events stay together; elsewhere, what can be merged into one row does."""
+    if re.search(r"^\s*user_id\s", table["columns"], re.MULTILINE):
+        return "cityHash64(user_id)"
+    order = _ORDER.search(table["rest"])
+    if order is None:
+        raise ConfigurationError(f"CLICKHOUSE_CLUSTER: table {name} of schema.sql has no ORDER BY")
+    return f"cityHash64({order[1].removeprefix('(').removesuffix(')')})"
+
+
+def _on(cluster: str | None) -> str:
+    return "" if cluster is None else f" ON CLUSTER `{cluster}`"

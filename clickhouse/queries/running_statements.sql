@@ -1,0 +1,4 @@
+-- How many statements run that carry a mark.
+SELECT count() AS running
+FROM system.processes
+WHERE Settings['log_comment'] = {mark:String}

@@ -1,0 +1,88 @@
+"""What holds for the embedded engine alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from app.core.clickhouse_embedded import EmbeddedClickHouse
+from app.core.errors import ConfigurationError
+from tests.conftest import opened_store
+from tests.support.process import ROOT
+
+OPEN_AND_WAIT = """
+import asyncio, sys
+from pathlib import Path
+from uuid import uuid4
+from app.core.clickhouse_embedded import EmbeddedClickHouse
+store = EmbeddedClickHouse(Path(sys.argv[1]), "analytics")
+asyncio.run(store.connect())
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool) -> None:
+    for setting in (not fsync, fsync):
+        store = EmbeddedClickHouse(tmp_path / "store", "analytics", fsync=setting)
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        tables = await store.execute(
+            "SELECT name, engine_full FROM system.tables"
+            " WHERE database = 'analytics' AND engine LIKE '%MergeTree'"
+        )
+        await store.close()
+    assert {table["name"] for table in tables} == {
+        "viewing_events", "popular_content", "user_stats", "traffic", "rejected_events",
+    }  # fmt: skip
+    for table in tables:
+        for name in ("after_insert", "part_directory"):
+            assert f"fsync_{name} = {int(fsync)}" in table["engine_full"]
+        assert f"min_rows_to_fsync_after_merge = {int(fsync)}" in table["engine_full"]
+        assert "old_parts_lifetime = 480" in table["engine_full"]
+
+
+async def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
+    other = subprocess.Popen(  # noqa: ASYNC220 - it only has to live meanwhile
+        [sys.executable, "-c", OPEN_AND_WAIT, str(tmp_path / "store")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        store = EmbeddedClickHouse(tmp_path / "store", "analytics")
+        with pytest.raises(ConfigurationError, match="in use by another process") as raised:
+            await store.connect()
+        await store.close()
+        assert "\n" not in str(raised.value)
+        other.kill()
+    async with opened_store(tmp_path / "store") as freed:
+        assert await freed.ping()
+
+
+async def test_a_path_that_is_no_directory_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = EmbeddedClickHouse(tmp_path / "file", "analytics")
+    with pytest.raises(ConfigurationError, match="CLICKHOUSE_PATH") as raised:
+        await store.connect()
+    await store.close()
+    assert "\n" not in str(raised.value)
+
+
+async def test_the_database_may_be_the_one_that_is_always_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = EmbeddedClickHouse(tmp_path / "store", "default")
+        await store.connect()
+        await store.ensure_database()
+        await store.ensure_tables()
+        await store.insert("viewing_events", ["id", "event_time"], [(uuid4(), 1_800_000_000)])
+        [row] = await store.execute("SELECT sum(events) AS n FROM traffic")
+        await store.close()
+    assert row["n"] == 2

@@ -1,0 +1,209 @@
+"""Several writers on one server: they take turns, whatever becomes of one of them."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID
+
+import pytest
+
+from app.core.clickhouse_client import ClickHouseClient
+from app.core.config import Settings
+from app.core.errors import AnalyticsError, StoreUnavailableError
+from app.ingest.lease import SharedLease
+from tests.conftest import drop_database, opened
+from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started
+from tests.support.consistency import assert_rollups_match
+
+COLUMNS = ("id", "user_id", "movie_id", "event_type", "event_time", "batch_id")
+
+
+@pytest.fixture
+def engine() -> str:
+    return "server"
+
+
+@asynccontextmanager
+async def stores(settings: Settings, count: int) -> AsyncIterator[list[ClickHouseClient]]:
+    """Of so many processes."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(opened(settings)) for _ in range(count)]
+
+
+def row(number: int, event_id: int) -> tuple[object, ...]:
+    return (UUID(int=event_id), UUID(int=1), UUID(int=2), "start", AN_HOUR_AGO, number)
+
+
+async def lease_tables(store: ClickHouseClient) -> list[str]:
+    rows = await store.execute(
+        "SELECT name FROM system.tables"
+        " WHERE database = currentDatabase() AND name LIKE 'write_lease%'"
+    )
+    return [row["name"] for row in rows]
+
+
+async def is_free(store: ClickHouseClient) -> bool:
+    [name] = await lease_tables(store)
+    *_, number, complete = name.split("_")
+    return number == complete
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 20
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_the_same_events_by_many_writers_are_stored_once(settings: Settings) -> None:
+    dice = random.Random(4)
+    events = [event(n, at=AN_HOUR_AGO - n % 60 * DAY) for n in range(400)]
+    async with stores(settings, 4) as several, AsyncExitStack() as stack:
+        writers = [await stack.enter_async_context(started(store)) for store in several]
+
+        async def send(turn: int) -> int:
+            mine = dice.sample(events, len(events))
+            stored = 0
+            for start in range(0, len(mine), 50):
+                stored += sum(await writers[turn].write(mine[start : start + 50]))
+            return stored
+
+        assert sum(await asyncio.gather(*(send(turn) for turn in range(4)))) == len(events)
+        rows = await several[0].execute(
+            "SELECT count() AS n, uniqExact(id) AS ids FROM viewing_events"
+        )
+        assert rows == [{"n": 400, "ids": 400}]
+        await assert_rollups_match(several[0])
+
+
+async def test_turns_are_numbered_from_the_first_start_on(settings: Settings) -> None:
+    async with stores(settings, 8) as several:
+        leases = [SharedLease(store) for store in several]
+
+        async def take_turns(lease: SharedLease) -> list[int]:
+            numbers = []
+            for _ in range(5):
+                turn = await lease.take()
+                numbers.append(turn.number)
+                await lease.give_back()
+            return numbers
+
+        taken = await asyncio.gather(*(take_turns(lease) for lease in leases))
+        assert sorted(number for numbers in taken for number in numbers) == list(range(1, 41))
+        assert await lease_tables(several[0]) == ["write_lease_40_40"]
+
+
+async def test_what_is_written_after_the_turn_was_taken_away_is_refused(settings: Settings) -> None:
+    async with stores(settings, 2) as (one, other):
+        asleep, awake = SharedLease(one), SharedLease(other)
+        lost = await asleep.take()
+        began = time.monotonic()
+        turn = await awake.take()
+        assert time.monotonic() - began < 5
+        assert turn.number > lost.number
+        with pytest.raises(StoreUnavailableError):
+            await one.insert("viewing_events", COLUMNS, [row(lost.number, 1)], fence=lost.fence)
+        await other.insert("viewing_events", COLUMNS, [row(turn.number, 2)], fence=turn.fence)
+        await awake.give_back()
+        await asleep.give_back()  # it doesn't know yet
+        assert (await asleep.take()).number > turn.number
+        assert await one.execute("SELECT id FROM viewing_events") == [{"id": str(UUID(int=2))}]
+
+
+async def test_a_turn_is_not_taken_away_while_its_statement_runs(settings: Settings) -> None:
+    async with stores(settings, 2) as (one, other):
+        turn = await SharedLease(one).take()
+        assert turn.fence is not None
+        slow = asyncio.create_task(
+            one.execute(
+                "INSERT INTO viewing_events (event_time) SELECT toDateTime('2020-01-01 00:00:00')"
+                " FROM numbers(5) WHERE sleepEachRow(1) = 0 SETTINGS max_block_size = 1",
+                ahead=True,
+                fence=turn.fence,
+            )
+        )
+        next_turn = asyncio.create_task(SharedLease(other).take())
+        await asyncio.wait([slow, next_turn], return_when=asyncio.FIRST_COMPLETED)
+        assert slow.done()
+        await slow
+        await next_turn
+
+
+async def test_what_another_writer_left_torn_is_repaired(settings: Settings) -> None:
+    """By one that has nothing to write, too."""
+    months = [AN_HOUR_AGO, AN_HOUR_AGO - 40 * DAY]
+    async with stores(settings, 2) as (one, other), started(other):
+        left = SharedLease(one)
+        turn = await left.take()
+        rows = [
+            (UUID(int=n), UUID(int=1), UUID(int=2), "start", at, turn.number)
+            for n in range(5)
+            for at in months
+        ]
+        async with refusing(one, "traffic"):
+            with pytest.raises(AnalyticsError):
+                await one.insert("viewing_events", COLUMNS, rows, fence=turn.fence)
+        with pytest.raises(AssertionError):
+            await assert_rollups_match(one)
+        await until(lambda: is_free(one))
+        await assert_rollups_match(one)
+        [counted] = await one.execute("SELECT count() AS n FROM viewing_events")
+        assert counted["n"] > 0, "nothing was torn"
+
+
+async def test_what_still_runs_of_a_dead_writer_is_killed(settings: Settings) -> None:
+    async with stores(settings, 2) as (one, other):
+        lease = SharedLease(one)
+        turn = await lease.take()
+        assert turn.fence is not None
+        slow = asyncio.create_task(
+            one.execute(
+                "INSERT INTO viewing_events (event_time) SELECT toDateTime('2020-01-01 00:00:00')"
+                " FROM numbers(60) WHERE sleepEachRow(1) = 0 SETTINGS max_block_size = 1",
+                ahead=True,
+                fence=turn.fence,
+            )
+        )
+        running = "SELECT count() AS n FROM system.processes WHERE query LIKE '%numbers(60)%'"
+
+        async def runs() -> bool:
+            return bool((await other.execute(running))[0]["n"] == 2)  # with this one
+
+        await until(runs)
+        # Its own process knows that it has failed, and need not wait for it.
+        async with asyncio.timeout(10):
+            same = SharedLease(other)
+            same._left = lease._left
+            await same.take()
+        with pytest.raises(AnalyticsError):
+            await slow
+        assert await one.execute("SELECT count() AS n FROM viewing_events") == [{"n": 0}]
+
+
+async def test_rows_with_greater_numbers_than_the_lease_are_put_in_order(
+    settings: Settings,
+) -> None:
+    """After a move from another server, or when the server lost power and the name with it."""
+    async with stores(settings, 1) as (store,):
+        async with started(store) as writer:
+            await writer.write([event(1)])
+        async with refusing(store, "user_stats"):
+            with pytest.raises(AnalyticsError):
+                await store.insert("viewing_events", COLUMNS, [row(7_000, n) for n in range(2, 9)])
+        with pytest.raises(AssertionError):
+            await assert_rollups_match(store)
+        async with started(store) as writer:
+            await assert_rollups_match(store)
+            await writer.write([event(100)])
+        [last] = await store.execute("SELECT max(batch_id) AS n FROM viewing_events")
+        assert last["n"] > 7_000
+        await assert_rollups_match(store)
+
+
+async def test_a_database_that_was_dropped_is_made_again(settings: Settings) -> None:
+    for _ in range(2):
+        async with opened(settings) as store, started(store) as writer:
+            assert await writer.write([event(1)]) == [True]
+        await drop_database(settings)
