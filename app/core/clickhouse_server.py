@@ -267,7 +267,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         return Client(
             **self._client_options,
             connect_timeout=_CONNECT_SECONDS,
-            sync_request_timeout=_CONNECT_SECONDS,
+            sync_request_timeout=min(_CONNECT_SECONDS, self._query_seconds),
             # Without a word from the server, which reports progress ten times a second.
             send_receive_timeout=self._query_seconds,
             settings={"server_side_params": True},

@@ -3,8 +3,8 @@
     python -m tests.support.native_server STORE --port N [--password P] [--clustered]
 
 The real driver talks to it over a real socket, and the real engine answers. What is not real is
-what lies between: users (`default`, and `reader`, who may not write), and the packets, which are
-those of revision 54459. It may be killed and started again on the same store.
+what lies between: users (`default`; `reader`, who may not write; `tight`, who has little memory),
+and the packets, those of revision 54459. It may be killed and started again on the same store.
 
 Clustered, it has a cluster `one` of one shard, itself, and a cluster `two` of two, itself twice:
 every row is read by both. Distributed tables are real there; ON CLUSTER and replicas are left out.
@@ -44,6 +44,7 @@ QUERY, SENT_DATA, CANCEL, PING = 1, 2, 3, 4  # from the client
 LZ4 = 0x82
 PROGRESS_SECONDS = 0.1
 
+USERS = {"default": "", "reader": "readonly = 2", "tight": "max_memory_usage = 20000000"}
 SIZES = {
     "Date": 2, "Date32": 4, "DateTime": 4, "DateTime64": 8, "UUID": 16, "IPv4": 4, "IPv6": 16,
     "Enum8": 1, "Enum16": 2, "Bool": 1, "Nothing": 1, "Float32": 4, "Float64": 8,
@@ -221,13 +222,13 @@ class Session:
         for _ in range(3):
             read_varint(self._source)
         database, user, password = (read_text(self._source) for _ in range(3))
-        if user not in ("default", "reader") or password != self._server.password:
+        if user not in USERS or password != self._server.password:
             self._refuse(516, "AUTHENTICATION_FAILED", f"{user}: Authentication failed")
         try:
             if database:
                 self._ask(f"USE `{database}`")
-            if user == "reader":
-                self._ask("SET readonly = 2")
+            if USERS[user]:
+                self._ask(f"SET {USERS[user]}")
         except RuntimeError as error:
             self._fail(error)
             raise GoneError from None
@@ -487,8 +488,15 @@ class Endpoint:
 class NativeServer:
     """The endpoint as a process of its own, on a port that stays the same."""
 
-    def __init__(self, store: Path, password: str = "", *, clustered: bool = False) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        store: Path,
+        password: str = "",
+        *,
+        clustered: bool = False,
+        port: int | None = None,
+    ) -> None:
+        self.port = port or free_port()
         self._clustered = clustered
         self._store = store
         self._password = password
@@ -549,9 +557,9 @@ class NativeServer:
 
 @contextmanager
 def native_server(
-    store: Path, password: str = "", *, clustered: bool = False
+    store: Path, password: str = "", *, clustered: bool = False, port: int | None = None
 ) -> Iterator[NativeServer]:
-    server = NativeServer(store, password, clustered=clustered)
+    server = NativeServer(store, password, clustered=clustered, port=port)
     try:
         server.start()
         yield server

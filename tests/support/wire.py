@@ -66,7 +66,8 @@ class Wire:
 
     def refuse(self) -> None:
         """No new connections, and none of those that were there."""
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
