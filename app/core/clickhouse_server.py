@@ -106,18 +106,24 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             try:
-                await self.execute("SELECT 1")
-                return
+                clusters = await self.execute("SELECT DISTINCT cluster FROM system.clusters")
+                break
             except StoreUnavailableError as error:
                 self._check_let_in(error)
                 if time.monotonic() + backoff > deadline:
                     raise StoreUnavailableError(
-                        f"CLICKHOUSE_HOST and CLICKHOUSE_PORT: no ClickHouse answers at "
-                        f"{self._address} within {self._start_seconds:g} s: {error}"
+                        "CLICKHOUSE_HOST and CLICKHOUSE_PORT: no ClickHouse answers within "
+                        f"{self._start_seconds:g} s: {error}"
                     ) from None
-                logger.info("waiting for ClickHouse at %s: %s", self._address, error)
+                logger.info("waiting for ClickHouse: %s", error)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+        names = sorted(row["cluster"] for row in clusters)
+        if self.cluster is not None and self.cluster not in names:
+            raise ConfigurationError(
+                f"CLICKHOUSE_CLUSTER: ClickHouse at {self._address} knows no cluster "
+                f"{self.cluster}; it has {', '.join(names) or 'none'}"
+            )
 
     def _check_let_in(self, error: Exception) -> None:
         cause = error.__cause__
@@ -126,10 +132,9 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 f"CLICKHOUSE_USER and CLICKHOUSE_PASSWORD: ClickHouse at {self._address} "
                 f"does not let {self._user} in"
             ) from None
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise ConfigurationError(
-                f"CLICKHOUSE_CA_FILE: the certificate of {self._address} is not trusted: "
-                f"{cause.verify_message}"
+                f"CLICKHOUSE_CA_FILE: the certificate of the server is not trusted: {error}"
             ) from None
 
     async def ensure_database(self) -> None:
@@ -293,7 +298,10 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             later = may_succeed_later(error.code)
             return StoreUnavailableError(text) if later else StoreError(text)
         if isinstance(error, _BROKEN):
-            return StoreUnavailableError(f"{self._address}: {error or type(error).__name__}")
+            text = getattr(error, "message", "") or str(error) or type(error).__name__
+            return StoreUnavailableError(
+                text if self._address in text else f"{text} ({self._address})"
+            )
         return StoreError(str(error)) if isinstance(error, DriverError) else error
 
 

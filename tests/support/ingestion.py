@@ -55,11 +55,13 @@ async def caught_up(
     return await report_when(client, all_is_in, seconds, every)
 
 
-async def rejected_rows(store: ClickHouseClient) -> list[tuple[str, int, int, str, bytes]]:
-    """All rows of rejected_events, without the repeats being merged."""
+async def rejected_rows(
+    store: ClickHouseClient, *, merged: bool = False
+) -> list[tuple[str, int, int, str, bytes]]:
+    """All rows of rejected_events, without the repeats being merged unless that is asked for."""
     rows = await store.execute(
         "SELECT topic, `partition`, `offset`, reason, hex(payload) AS payload"
-        " FROM rejected_events ORDER BY topic, `partition`, `offset`"
+        f" FROM rejected_events {'FINAL' if merged else ''} ORDER BY topic, `partition`, `offset`"
     )
     return [
         (

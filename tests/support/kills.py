@@ -13,7 +13,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.conftest import opened_store
+from app.core.config import Settings
+from tests.conftest import opened, opened_store
 from tests.support.answers import PREFIX, assert_answers
 from tests.support.consistency import assert_rollups_match
 from tests.support.ingestion import rejected_rows
@@ -56,23 +57,28 @@ def flat(batches: Iterable[Batch]) -> Batch:
 
 
 async def assert_exact(
-    service: Service, events: Batch, rejected: Iterable[tuple[str, bytes]] = ()
+    service: Service,
+    events: Batch,
+    rejected: Iterable[tuple[str, bytes]] = (),
+    server: Settings | None = None,
 ) -> None:
     """The running service's answers are the truth about the events; so is its store, after it.
 
     Args:
         rejected: topic and payload of all Kafka messages that were no events.
+        server: where the store is, when it is not the service's own.
     """
     now = datetime.now(UTC)
     async with httpx.AsyncClient(base_url=service.url) as client:
         for tz in ("UTC", "Etc/GMT", "Asia/Kathmandu"):
             await assert_answers(client, Truth(events, now), USERS[:5], 365, tz)
     service.kill()
-    async with opened_store(service.store) as store:
+    async with opened_store(service.store) if server is None else opened(server) as store:
         rows = await store.execute("SELECT toString(id) AS id FROM viewing_events")
         assert sorted(row["id"] for row in rows) == sorted({one["event_id"] for one in events})
         await assert_rollups_match(store)
-        kept = [(topic, payload) for topic, _, _, _, payload in await rejected_rows(store)]
+        rows_kept = await rejected_rows(store, merged=server is not None)
+        kept = [(topic, payload) for topic, _, _, _, payload in rows_kept]
         assert sorted(kept) == sorted(rejected)
 
 
