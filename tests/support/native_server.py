@@ -75,9 +75,12 @@ class FromSocket:
         self._place += size
         return self._buffer[self._place - size : self._place]
 
-    @property
-    def has_more(self) -> bool:
-        return self._place < len(self._buffer)
+    def peek(self) -> bytes | None:
+        """The next byte, without waiting for it: None if there is none, empty if none will come."""
+        if self._place < len(self._buffer):
+            return self._buffer[self._place : self._place + 1]
+        readable, _, _ = select.select([self._wire], [], [], 0)
+        return self._wire.recv(1, socket.MSG_PEEK) if readable else None
 
 
 def varint(number: int) -> bytes:
@@ -406,11 +409,9 @@ class Session:
         return running.result()
 
     def _is_wanted(self) -> bool:
-        readable, _, _ = select.select([self._wire], [], [], 0)
         try:
-            if readable and not self._source.has_more:
-                waiting = self._wire.recv(1, socket.MSG_PEEK)
-                return waiting not in (b"", bytes([CANCEL]))
+            if self._source.peek() in (b"", bytes([CANCEL])):
+                return False
             self._send(varint(PROGRESS) + varint(0) * 5)
         except OSError:
             return False

@@ -1,6 +1,10 @@
 """Dockerfile and docker-compose.yml agree with the service, and with what was promised of them."""
 
 import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +36,39 @@ def last(dockerfile: list[list[str]], name: str) -> str:
 def is_pinned(image: str) -> bool:
     _, _, tag = image.rpartition("/")[2].partition(":")
     return tag not in ("", "latest")
+
+
+def compose() -> list[str]:
+    """What reads a compose file: the plugin of docker, or the program of before."""
+    if (
+        shutil.which("docker")
+        and not subprocess.run(
+            ["docker", "compose", "version"], capture_output=True, check=False
+        ).returncode
+    ):
+        return ["docker", "compose"]
+    program = shutil.which("docker-compose")
+    if program is None:
+        if "CI" in os.environ:
+            pytest.fail("docker-compose is not installed")
+        pytest.skip("docker compose is needed to check docker-compose.yml")
+    return [program]
+
+
+@pytest.mark.parametrize("password", ["a-password", ""])
+def test_compose_takes_the_file_with_a_password_and_not_without(
+    tmp_path: Path, password: str
+) -> None:
+    (tmp_path / "env").touch()  # not the .env that may be here
+    checked = subprocess.run(
+        [*compose(), "--project-directory", str(ROOT), "--env-file", str(tmp_path / "env"),
+         "--file", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
+        env={"PATH": os.environ["PATH"], "CLICKHOUSE_PASSWORD": password},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (checked.returncode == 0) == bool(password), checked.stderr
+    if not password:
+        assert "set it in .env" in checked.stderr
 
 
 def test_compose_sets_only_variables_that_the_service_knows(services: dict[str, Any]) -> None:
