@@ -6,6 +6,9 @@ import random
 import re
 import signal
 import ssl
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from tests.e2e.test_kafka import SMALL_BATCHES, Feed, all_taken_in, kept, sendin
 from tests.support.brokers import Kafka
 from tests.support.kills import Batch, assert_exact, make_batch, post
 from tests.support.native_server import NativeServer, native_server
-from tests.support.process import Service, free_port, running_service
+from tests.support.process import ROOT, Service, free_port, running_service
 from tests.support.wire import wire_to
 
 
@@ -224,6 +227,42 @@ async def test_three_instances_are_killed_while_they_take_the_same_events_by_bot
             await assert_exact(
                 instance, feed.events, kept(kafka, feed.garbage), settings_of(server)
             )
+
+
+async def test_the_data_moves_from_the_embedded_engine_as_documented(
+    server: NativeServer, tmp_path: Path
+) -> None:
+    dice = random.Random(14)
+    events = make_batch(dice, 3000)
+    with running_service(tmp_path / "embedded", KAFKA_CONSUMER_GROUP="one") as service:
+        post(service.url, events)
+    with running_service(tmp_path / "on-server", **server.environment):
+        pass  # makes the tables
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    export = re.search(r"<<'EOF'\n(.*?)\n *EOF\n", page, re.DOTALL)
+    assert export
+    for script in (textwrap.dedent(export[1]), IMPORT.format(tmp_path / "server")):
+        if script.startswith("# import"):
+            server.kill()  # its store is opened by one process at a time
+        await asyncio.to_thread(run_script, script, tmp_path)
+    server.start()
+    with running_service(tmp_path / "on-server", **server.environment) as service:
+        assert post(service.url, events[:10])["duplicates"] == 10
+        events += (more := make_batch(dice, 20))
+        post(service.url, more)
+        await assert_exact(service, events, server=settings_of(server))
+
+
+def run_script(script: str, folder: Path) -> None:
+    environment = {**os.environ, "CLICKHOUSE_PATH": str(folder / "embedded")}
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
+
+
+IMPORT = """# import, as clickhouse client does
+from chdb.state.sqlitelike import Connection
+server = Connection("{}")
+server.query("INSERT INTO analytics.viewing_events SELECT * FROM file('viewing_events.native')")
+"""
 
 
 def send_batches(instances: Instances, seed: float, feed: Feed, unanswered: list[Batch]) -> None:
