@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -360,6 +361,8 @@ def _plain(kind: str, column: Sequence[Any]) -> Sequence[Any]:
 def _textual(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_textual(item) for item in value]
+    if isinstance(value, datetime):  # the zone is UTC, whether the driver says so or not
+        value = value.replace(tzinfo=None)
     return None if value is None else str(value)
 
 

@@ -10,7 +10,9 @@ SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
 LOCAL = "_local"
 """How the names of the tables on each node of a cluster end; without it, all of them together."""
 
-_TEXT_OR_COMMENT = re.compile(r"(?P<text>'(?:[^'\\]|\\.)*')|--[^\n]*")
+# A string may hold what looks like a comment, or like the end of a statement.
+_TEXT_OR_COMMENT = re.compile(r"(?P<text>'(?:[^'\\]|\\.)*')|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_STATEMENT = re.compile(r"(?:'(?:[^'\\]|\\.)*'|[^';])+", re.DOTALL)
 _TABLE = re.compile(
     r"CREATE TABLE IF NOT EXISTS (?P<name>\w+)\s*\((?P<columns>.*)\)"
     r"\s*ENGINE = (?P<engine>\w*MergeTree)\b(?P<rest>.*)",
@@ -36,7 +38,7 @@ def schema_statements(database: str, cluster: str | None) -> list[str]:
     """
     text = (SQL_FOLDER / "schema.sql").read_text(encoding="utf-8")
     bare = _TEXT_OR_COMMENT.sub(lambda found: found["text"] or "", text)
-    statements = [statement.strip() for statement in bare.split(";") if statement.strip()]
+    statements = [found.strip() for found in _STATEMENT.findall(bare) if found.strip()]
     if cluster is None:
         return statements
     return [

@@ -395,29 +395,34 @@ def test_a_connection_leaves_nothing_behind(
 ) -> None:
     process = Path(f"/proc/{server.pid}")
 
-    def held() -> tuple[int, int]:
-        """Its sockets, and its threads that are not the engine's, which have names."""
-        links, names = [], []
+    def sockets() -> int:
+        found = []
         for descriptor in (process / "fd").iterdir():
             with suppress(FileNotFoundError):  # closed meanwhile
-                links.append(str(descriptor.readlink()))
+                found.append(str(descriptor.readlink()).startswith("socket:"))
+        return sum(found)
+
+    def threads() -> int:
+        """Those of Python: the engine's have names of their own."""
+        names = []
         for thread in (process / "task").iterdir():
-            with suppress(FileNotFoundError):
-                names.append((thread / "comm").read_text().strip())
-        own = (process / "comm").read_text().strip()
-        return sum(link.startswith("socket:") for link in links), names.count(own)
+            with suppress(FileNotFoundError, ProcessLookupError):
+                names.append((thread / "comm").read_text())
+        return names.count((process / "comm").read_text())
 
     client.execute("SELECT 1")
-    before = held()
+    until(lambda: sockets() == 2, "more than the listener and this client")
+    before = threads()
     others = [connect() for _ in range(10)]
     for other in others:
         other.execute("SELECT 1")
-    assert held() >= (before[0] + 10, before[1] + 10)
+    assert sockets() == 12
+    assert threads() >= before + 10
     for other in others[5:]:
         start(other, LONG, watcher=client)
     for other in others:
         other.disconnect()
-    until(lambda: held() <= before, "something is left")
+    until(lambda: sockets() == 2 and threads() <= before, "something is left")
 
 
 def test_it_is_killed_and_started_again(client: Any, server: NativeServer, table: str) -> None:
