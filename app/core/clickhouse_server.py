@@ -72,6 +72,8 @@ _CLUSTER_SETTINGS = {
     "insert_quorum": "auto",
     "insert_quorum_parallel": 0,
     "select_sequential_consistency": 1,
+    # Always the same replica while it is there: another may not have all of it yet, and refuses.
+    "load_balancing": "in_order",
     "distributed_product_mode": "global",
 }
 
@@ -119,11 +121,24 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 logger.info("waiting for ClickHouse: %s", error)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
-        names = sorted(row["cluster"] for row in clusters)
-        if self.cluster is not None and self.cluster not in names:
+        if self.cluster is not None:
+            await self._check_cluster(self.cluster, sorted(row["cluster"] for row in clusters))
+
+    async def _check_cluster(self, cluster: str, known: Sequence[str]) -> None:
+        if cluster not in known:
             raise ConfigurationError(
-                f"CLICKHOUSE_CLUSTER: ClickHouse at {self._address} knows no cluster "
-                f"{self.cluster}; it has {', '.join(names) or 'none'}"
+                f"CLICKHOUSE_CLUSTER: ClickHouse at {self._address} knows no cluster {cluster}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        doubling = await self.execute(
+            "SELECT shard_num FROM system.clusters"
+            " WHERE cluster = {cluster:String} AND NOT internal_replication",
+            {"cluster": cluster},
+        )
+        if doubling:
+            raise ConfigurationError(
+                f"CLICKHOUSE_CLUSTER: the shards of {cluster} need internal_replication in the "
+                "servers' configuration, or each event is stored once for each replica"
             )
 
     def _check_let_in(self, error: Exception) -> None:
@@ -151,6 +166,15 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     async def ensure_tables(self) -> None:
         for statement in schema_statements(self.database, self.cluster):
             await self._create("CLICKHOUSE_USER", statement)
+        [events] = await self.execute(
+            "SELECT engine FROM system.tables"
+            " WHERE database = currentDatabase() AND name = 'viewing_events'"
+        )
+        if (events["engine"] == "Distributed") != (self.cluster is not None):
+            raise ConfigurationError(
+                f"CLICKHOUSE_CLUSTER: the tables of the database {self.database} were made "
+                f"{'without' if self.cluster else 'with'} a cluster; see docs/scaling.md"
+            )
 
     async def _create(self, variable: str, statement: str) -> None:
         try:

@@ -60,12 +60,13 @@ def _on_cluster(statement: str, database: str, cluster: str) -> list[str]:
 
     if table := _TABLE.fullmatch(statement):
         name = table["name"]
-        # By the table's UUID, which ON CLUSTER makes the same everywhere: a table that is dropped
-        # and made again doesn't meet what is left of the old one.
+        # Not by the table's UUID: a replica that comes later would get another one from the next
+        # start, and be a table apart, empty and read as if it were not. By names it joins the
+        # others; what is left of a dropped table is met with an error, until it is gone.
         local = (
             f"CREATE TABLE IF NOT EXISTS {full(name + LOCAL)}{_on(cluster)}\n({table['columns']})\n"
             f"ENGINE = Replicated{table['engine']}"
-            "('/clickhouse/tables/{uuid}/{shard}', '{replica}')"
+            "('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
             f"{table['rest']}"
         )
         return [local, distributed(name, name, _sharding_key(name, table))]

@@ -97,8 +97,8 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
     for name, engine in plain:
         [local] = [one for one in RENDERED if f" `{DATABASE}`.{name}_local ON CLUSTER" in one]
         assert (
-            f"ENGINE = Replicated{engine}('/clickhouse/tables/{{uuid}}/{{shard}}', '{{replica}}')"
-            in local
+            f"ENGINE = Replicated{engine}"
+            "('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')" in local
         )
     engines = {
         found["name"]: found["engine"]
@@ -134,6 +134,25 @@ def test_what_has_no_form_for_a_cluster_is_an_error(
     monkeypatch.setattr("app.core.schema.SQL_FOLDER", tmp_path)
     with pytest.raises(ConfigurationError, match="CREATE DICTIONARY films"):
         schema_statements(DATABASE, CLUSTER)
+
+
+async def test_a_cluster_that_would_store_events_twice_is_refused(server: NativeServer) -> None:
+    with pytest.raises(ConfigurationError, match="internal_replication"):
+        async with opened(on_cluster(server, "doubling")):
+            pass
+
+
+@pytest.mark.parametrize("first", ["one", None])
+async def test_tables_of_the_other_kind_are_refused(
+    server: NativeServer, first: str | None
+) -> None:
+    made = on_cluster(server, "one").model_copy(update={"clickhouse_cluster": first})
+    async with opened(made):
+        pass
+    other = made.model_copy(update={"clickhouse_cluster": None if first else "one"})
+    with pytest.raises(ConfigurationError, match="CLICKHOUSE_CLUSTER: the tables of the database"):
+        async with opened(other):
+            pass
 
 
 @pytest.mark.parametrize("tz", ["UTC", "Asia/Kathmandu"])

@@ -155,15 +155,19 @@ async def test_the_connection_is_reset_at_any_byte_of_an_insert(
     """Later each time, until a batch passes before it happens."""
     async with over(wire, settings) as service:
         await service.post_until_taken(batch(0, 300))
+        stored_and_cut = 0
         for number in range(1, 1000):
             wire.strike(direction, number * stride, "cut")
             answer = await service.post(batch(number, 300))
             assert answer.status_code in (200, 503)
             struck = wire.struck.is_set()
+            stored_and_cut += struck and answer.status_code == 200
             await service.post_until_taken(batch(number, 300))
             if not struck:
                 break
         assert 5 < number < 1000
+        if direction == "to client":
+            assert stored_and_cut, "to give the turn back is no part of storing"
 
 
 @pytest.mark.parametrize("after", [0, 1, 100, 500])

@@ -439,10 +439,12 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
-SHARD = "<shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard>"
+REPLICA = "<replica><host>127.0.0.1</host><port>9000</port></replica>"
+SHARD = f"<shard><internal_replication>true</internal_replication>{REPLICA}</shard>"
 # Nothing listens on the port: it makes the engine take the shards for itself.
 CLUSTERS = f"""<clickhouse><tcp_port>9000</tcp_port><remote_servers>
-<one>{SHARD}</one><two>{SHARD}{SHARD}</two></remote_servers></clickhouse>
+<one>{SHARD}</one><two>{SHARD}{SHARD}</two><doubling><shard>{REPLICA}</shard></doubling>
+</remote_servers></clickhouse>
 """
 
 
