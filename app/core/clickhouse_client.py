@@ -62,6 +62,8 @@ class ClickHouseClient(ABC):
     """Whether no other process can write to it."""
     database: str
     cluster: str | None = None
+    session: object = None
+    """Another one when the connection that writes was made anew: the server may have restarted."""
 
     @abstractmethod
     async def connect(self) -> None:

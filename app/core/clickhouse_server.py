@@ -201,10 +201,13 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             settings["max_execution_time"] = self._query_seconds
 
         def query() -> list[Row]:
-            if fence is None:
-                return self._persist(lambda: self._query(sql, parameters, settings))
-            with _fenced():
-                return self._query(sql, parameters, settings)
+            if fence is not None:
+                with _fenced():
+                    return self._query(sql, parameters, settings)
+            rows = self._persist(lambda: self._query(sql, parameters, settings))
+            if ahead:
+                self.session = self._connection().connection.socket
+            return rows
 
         return await self._run(self._threads(ahead), query)
 
@@ -228,9 +231,10 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             with _fenced():
                 self._query(
                     f"CREATE OR REPLACE TEMPORARY TABLE {_INCOMING} ENGINE = Memory"
-                    f" EMPTY AS SELECT {names} FROM {table}"
+                    f" EMPTY AS SELECT {names} FROM {table}",
+                    settings=settings,
                 )
-                self._send(_INCOMING, names, rows, {})
+                self._send(_INCOMING, names, rows, settings)
                 self._query(
                     f"INSERT INTO {table} ({names}) SELECT {names} FROM {_INCOMING}"
                     f" WHERE {fence.condition}",

@@ -144,16 +144,9 @@ class SharedLease(Lease):
         self._since = 0.0
         # A turn of ours that was not given back.
         self._left: _State | None = None
-        # Whether the name can be relied on: a server that lost power may have an older one.
-        self._sure = False
+        # In which the name can be relied on. A server that lost power may have an older one.
+        self._session: object = None
         self._in_a_row = 0
-
-    async def take(self) -> Turn:
-        try:
-            return await self._take()
-        except (StoreUnavailableError, StoreError):
-            self._sure = False
-            raise
 
     async def give_back(self) -> None:
         assert self._left is not None
@@ -169,11 +162,11 @@ class SharedLease(Lease):
         await self.take()
         await self.give_back()
 
-    async def _take(self) -> Turn:
+    async def take(self) -> Turn:
         if self._in_a_row >= _TURNS_IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(3 * _LOOK_SECONDS)
-        state = self._seen if self._sure and self._seen is not None else await self._look()
+        state = self._seen or await self._look()
         while True:
             if await self._may_take(state):
                 mine = _State(state.number + 1, state.complete)
@@ -185,10 +178,10 @@ class SharedLease(Lease):
             state = await self._look()
         self._left = mine
         self._in_a_row += 1
-        if not (state.is_free and self._sure):
+        if not state.is_free or self._store.session is not self._session:
             mine = await self._take_over(mine)
+            self._session = self._store.session
         self._note(mine)
-        self._sure = True
         return Turn(mine.number, self._fence(mine))
 
     async def _may_take(self, state: _State) -> bool:
@@ -265,8 +258,6 @@ class SharedLease(Lease):
         return True
 
     def _note(self, state: _State) -> None:
-        if self._seen is not None and state.number < self._seen.number:
-            self._sure = False
         if state != self._seen:
             self._seen = state
             self._since = _monotonic()

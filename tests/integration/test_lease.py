@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -13,9 +14,10 @@ from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.ingest.lease import SharedLease
-from tests.conftest import drop_database, opened
+from tests.conftest import PASSWORD, drop_database, opened
 from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started
 from tests.support.consistency import assert_rollups_match
+from tests.support.native_server import native_server
 
 COLUMNS = ("id", "user_id", "movie_id", "event_type", "event_time", "batch_id")
 
@@ -200,6 +202,27 @@ async def test_rows_with_greater_numbers_than_the_lease_are_put_in_order(
         [last] = await store.execute("SELECT max(batch_id) AS n FROM viewing_events")
         assert last["n"] > 7_000
         await assert_rollups_match(store)
+
+
+async def test_a_server_that_lost_power_and_the_name_with_it(tmp_path: Path) -> None:
+    """To a writer that was there before and knows of nothing: the rows outlive the name."""
+    with native_server(tmp_path / "store", PASSWORD) as server:
+        settings = Settings(_env_file=None, **server.settings)
+        async with stores(settings, 2) as (store, other), started(store) as writer:
+            await writer.write([event(1)])
+            [lease] = await lease_tables(store)
+            number = int(lease.split("_")[-1]) + 1
+            async with refusing(other, "user_stats"):
+                with pytest.raises(AnalyticsError):
+                    await other.insert(
+                        "viewing_events", COLUMNS, [row(number, n) for n in range(2, 9)]
+                    )
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            await writer.write([event(100)])
+            await assert_rollups_match(store)
+            last = "SELECT max(batch_id) AS n FROM viewing_events"
+            assert await store.execute(last) == [{"n": number + 1}]
 
 
 async def test_a_database_that_was_dropped_is_made_again(settings: Settings) -> None:
