@@ -13,7 +13,7 @@ import msgspec
 from app.core.config import Settings
 from app.core.schema import SQL_FOLDER
 
-Value = str | int | date | UUID
+Value = str | int | float | date | UUID
 Parameters = Mapping[str, Value | Sequence[Value]]
 Row = dict[str, Any]
 
@@ -31,11 +31,11 @@ def load_query(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a statement is held to, where another process may take the right to write away.
+    """What statements are held to, where another process may take the right to write away.
 
     Attributes:
-        table: the statement fails, with nothing written, once there is no table of this name.
-        mark: what the statement is found by while it runs (`log_comment`).
+        table: what writes fails, with nothing written, once there is no table of this name.
+        mark: what the statements are found by while they run (`log_comment`).
     """
 
     table: str
@@ -96,7 +96,7 @@ class ClickHouseClient(ABC):
 
         Args:
             ahead: as part of writing, which doesn't wait behind the queries of readers.
-            fence: the statement has to contain its condition, and carries its mark.
+            fence: the statement carries its mark; one that writes has to contain its condition.
 
         Returns:
             A dict a row by column name. UUIDs and dates come as text, 64-bit integers as int.
@@ -170,7 +170,7 @@ def may_succeed_later(code: int) -> bool:
 
 def as_text(value: Value | Sequence[Value]) -> str:
     """A parameter as the engine takes it: the escaped text form of its type."""
-    if isinstance(value, str | int | date | UUID):
+    if isinstance(value, str | int | float | date | UUID):
         return _escape(str(value))
     if any(isinstance(item, str) for item in value):
         quoted = (f"'{_escape(str(item))}'" for item in value)

@@ -77,6 +77,17 @@ _CLUSTER_SETTINGS = {
     "distributed_product_mode": "global",
 }
 
+# What a profile of the user may say otherwise, and figures would be wrong: an answer of before, a
+# part of an answer, an insert that is told to be complete and isn't.
+_PINNED_SETTINGS = {
+    "use_query_cache": 0,
+    "materialized_views_ignore_errors": 0,
+    "read_overflow_mode": "throw",
+    "timeout_overflow_mode": "throw",
+}
+# While a batch is sent. A process that is stopped in the middle holds up the others no longer.
+_UPLOAD_SETTINGS = {"receive_timeout": 10}
+
 T = TypeVar("T")
 
 
@@ -109,7 +120,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             try:
-                clusters = await self.execute("SELECT DISTINCT cluster FROM system.clusters")
+                await self.execute("SELECT 1")
                 break
             except StoreUnavailableError as error:
                 self._check_let_in(error)
@@ -122,9 +133,11 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
         if self.cluster is not None:
-            await self._check_cluster(self.cluster, sorted(row["cluster"] for row in clusters))
+            await self._check_cluster(self.cluster)
 
-    async def _check_cluster(self, cluster: str, known: Sequence[str]) -> None:
+    async def _check_cluster(self, cluster: str) -> None:
+        rows = await self.execute("SELECT DISTINCT cluster FROM system.clusters ORDER BY cluster")
+        known = [row["cluster"] for row in rows]
         if cluster not in known:
             raise ConfigurationError(
                 f"CLICKHOUSE_CLUSTER: ClickHouse at {self._address} knows no cluster {cluster}; "
@@ -157,7 +170,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         found = await self.execute(
             "SELECT name FROM system.databases WHERE name = {name:String}", {"name": self.database}
         )
-        if not found:
+        if not found or self.cluster is not None:  # a node that is new has none yet
             await self._create(
                 "CLICKHOUSE_DATABASE", database_statement(self.database, self.cluster)
             )
@@ -166,6 +179,9 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     async def ensure_tables(self) -> None:
         for statement in schema_statements(self.database, self.cluster):
             await self._create("CLICKHOUSE_USER", statement)
+        # What writing needs besides: better found out now than by the first event.
+        await self._create("CLICKHOUSE_USER", _incoming("id", "viewing_events"))
+        await self._create("CLICKHOUSE_USER", "SELECT count() FROM system.processes")
         [events] = await self.execute(
             "SELECT engine FROM system.tables"
             " WHERE database = currentDatabase() AND name = 'viewing_events'"
@@ -183,8 +199,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             cause = error.__cause__
             if isinstance(cause, ServerException) and cause.code in _NOT_ALLOWED:
                 raise ConfigurationError(
-                    f"{variable}: {self._user} may not create what is missing in the database "
-                    f"{self.database}: {error}"
+                    f"{variable}: {self._user} has not the rights that the README lists: {error}"
                 ) from None
             raise
 
@@ -202,7 +217,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
 
         def query() -> list[Row]:
             if fence is not None:
-                with _fenced():
+                with _fenced(fence):
                     return self._query(sql, parameters, settings)
             rows = self._persist(lambda: self._query(sql, parameters, settings))
             if ahead:
@@ -228,13 +243,9 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 return
             # The rows travel to a table of this connection first: the insert that counts is one
             # statement that the server has whole, which can be held to the fence, and found.
-            with _fenced():
-                self._query(
-                    f"CREATE OR REPLACE TEMPORARY TABLE {_INCOMING} ENGINE = Memory"
-                    f" EMPTY AS SELECT {names} FROM {table}",
-                    settings=settings,
-                )
-                self._send(_INCOMING, names, rows, settings)
+            with _fenced(fence):
+                self._query(_incoming(names, table), settings=settings)
+                self._send(_INCOMING, names, rows, {**settings, **_UPLOAD_SETTINGS})
                 self._query(
                     f"INSERT INTO {table} ({names}) SELECT {names} FROM {_INCOMING}"
                     f" WHERE {fence.condition}",
@@ -244,7 +255,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         await self._run(self._writer, send)
 
     def _settings(self, fence: Fence | None) -> dict[str, Any]:
-        settings: dict[str, Any] = dict(INSERT_SETTINGS)
+        settings: dict[str, Any] = {**INSERT_SETTINGS, **_PINNED_SETTINGS}
         if self.cluster is not None:
             settings.update(_CLUSTER_SETTINGS)
         if fence is not None:
@@ -334,15 +345,26 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         return StoreError(str(error)) if isinstance(error, DriverError) else error
 
 
+def _incoming(names: str, table: str) -> str:
+    """What makes a table, of this connection alone, for rows on their way to another."""
+    return (
+        f"CREATE OR REPLACE TEMPORARY TABLE {_INCOMING} ENGINE = Memory"
+        f" EMPTY AS SELECT {names} FROM {table}"
+    )
+
+
 @contextmanager
-def _fenced() -> Iterator[None]:
-    """No such table: the lease is another's by now, or the connection with the rows was lost."""
+def _fenced(fence: Fence) -> Iterator[None]:
+    """A table that isn't there says that the turn was taken away, or the connection renewed."""
     try:
         yield
     except ServerException as error:
-        if error.code != _UNKNOWN_TABLE:
-            raise
-        raise StoreUnavailableError(_first_line(error)) from error
+        text = _first_line(error)
+        if error.code == _UNKNOWN_TABLE and fence.table in text:
+            raise StoreUnavailableError("another process has taken the turn to write") from error
+        if error.code == _UNKNOWN_TABLE and f"'{_INCOMING}'" in text:
+            raise StoreUnavailableError("the connection was lost, and a batch with it") from error
+        raise
 
 
 class _Quoted:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ logger = logging.getLogger(__name__)
 # the server refuses to make a second.
 _NAMESPACE = UUID("0b6a4c1e-57a5-4a37-9a0c-3b1f3f0d9a52")
 
-# Between two looks at a lease that another process has.
-_LOOK_SECONDS = 0.004
+# Between two looks at a lease that another process has, at least. Who is far from the server waits
+# as long as a look takes, on the server: so often enough it is seen there.
+_LOOK_SECONDS = 0.005
+_LONGEST_LOOK_SECONDS = 0.1
+# Who has had a turn leaves the next one to those who wait, for so long.
+_YIELD_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 10.0
 _MOST_LOOKS = 40
 _LOOKS_BEFORE_MAKING = 10
 # A holder of which no statement runs for so long is dead or asleep.
 _PATIENCE_SECONDS = 2.0
-# After so many turns in a row, of which nobody had one in between, others get a chance to look.
-_TURNS_IN_A_ROW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Lease(ABC):
 
     @abstractmethod
     async def take(self) -> Turn:
-        """Wait for a turn. One that was taken before and not given back is over."""
+        """Wait for a turn, at most 10 seconds. One that was not given back before is over."""
 
     @abstractmethod
     async def give_back(self) -> None:
@@ -67,13 +71,15 @@ class Lease(ABC):
     async def settle(self) -> None:
         """Repair what a turn has left that was not given back, if there is one."""
 
-    async def _last_batch(self, after: int) -> int:
+    async def _last_batch(self, after: int, fence: Fence | None = None) -> int:
         """The greatest number of a batch in the store, if it is greater than `after`; else that."""
-        [row] = await self._store.execute(load_query("last_batch"), {"after": after}, ahead=True)
+        [row] = await self._store.execute(
+            load_query("last_batch"), {"after": after}, ahead=True, fence=fence
+        )
         return max(after, int(row["last_batch"]))
 
     async def _repair(self, first: int, last: int, fence: Fence | None) -> None:
-        for rollup in await load_rollups(self._store):
+        for rollup in await load_rollups(self._store, fence):
             await repair_rollup(self._store, rollup, first, last, fence)
 
 
@@ -142,17 +148,20 @@ class SharedLease(Lease):
         # As it was last seen, and since when it is so.
         self._seen: _State | None = None
         self._since = 0.0
-        # A turn of ours that was not given back.
+        # A turn of ours that was not given back, and the state in which the last one was.
         self._left: _State | None = None
+        self._given_back: _State | None = None
+        # How long the last look took.
+        self._look_took = 0.0
         # In which the name can be relied on. A server that lost power may have an older one.
         self._session: object = None
-        self._in_a_row = 0
 
     async def give_back(self) -> None:
         assert self._left is not None
         free = _State(self._left.number, self._left.number)
         if await self._rename(self._left, free):
             self._note(free)
+            self._given_back = free
         self._left = None
 
     async def settle(self) -> None:
@@ -163,26 +172,48 @@ class SharedLease(Lease):
         await self.give_back()
 
     async def take(self) -> Turn:
-        if self._in_a_row >= _TURNS_IN_A_ROW:
-            self._in_a_row = 0
-            await asyncio.sleep(3 * _LOOK_SECONDS)
-        state = self._seen or await self._look()
+        if self._seen is not None and self._seen == self._given_back:
+            state = await self._let_others(self._seen)
+        else:
+            state = await self._look()
+        deadline = _monotonic() + _LONGEST_WAIT_SECONDS
+        pause = max(_LOOK_SECONDS, self._look_took)
         while True:
-            if await self._may_take(state):
-                mine = _State(state.number + 1, state.complete)
-                if await self._rename(state, mine):
-                    break
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)
-            self._in_a_row = 0
+            mine = _State(state.number + 1, state.complete)
+            if await self._may_take(state) and await self._rename(state, mine):
+                break
+            if _monotonic() > deadline:
+                raise StoreUnavailableError("other processes are writing without a pause")
+            await self._wait(state, pause)
+            pause = min(1.5 * pause, _LONGEST_LOOK_SECONDS)
             state = await self._look()
         self._left = mine
-        self._in_a_row += 1
         if not state.is_free or self._store.session is not self._session:
             mine = await self._take_over(mine)
             self._session = self._store.session
         self._note(mine)
         return Turn(mine.number, self._fence(mine))
+
+    async def _let_others(self, given_back: _State) -> _State:
+        """Who waits comes before who has had the turn before. Returns the state it is in then."""
+        state = given_back
+        if await self._running(self._waiting_mark):
+            deadline = _monotonic() + _YIELD_SECONDS
+            while state == given_back and _monotonic() < deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+                state = await self._look()
+        return state
+
+    async def _wait(self, state: _State, seconds: float) -> None:
+        """On the server, where who has the turn can see it."""
+        # Not all who wait at the same instants: of those who find it free only one gets it.
+        seconds *= random.uniform(0.5, 1.5)  # noqa: S311
+        await self._store.execute(
+            load_query("wait_on_server"),
+            {"seconds": seconds},
+            ahead=True,
+            fence=Fence(state.table, self._waiting_mark),
+        )
 
     async def _may_take(self, state: _State) -> bool:
         """Whether nobody has it, or who has it will not come back to it."""
@@ -190,25 +221,30 @@ class SharedLease(Lease):
             return True
         if _monotonic() - self._since < _PATIENCE_SECONDS:
             return False
-        [row] = await self._store.execute(
-            load_query("running_statements"), {"mark": self._fence(state).mark}, ahead=True
-        )
-        if row["running"]:
+        if await self._running(self._fence(state).mark):
             self._since = _monotonic()
             return False
-        logger.info("the writer of batch %d is gone; taking over", state.number)
         return True
+
+    async def _running(self, mark: str) -> bool:
+        [row] = await self._store.execute(
+            load_query("running_statements"), {"mark": mark}, ahead=True
+        )
+        return bool(row["running"])
 
     async def _take_over(self, mine: _State) -> _State:
         """Bring into order what the turns before may have left. Returns the state it is in then."""
+        if mine.number > mine.complete + 1:
+            logger.info("batch %d was left by its writer; taking over", mine.number - 1)
         await self._store.execute(
             f"KILL QUERY {self._on_cluster} WHERE"
             f" startsWith(Settings['log_comment'], '{self._mark}')"
             f" AND toUInt64OrZero(substring(Settings['log_comment'], {len(self._mark) + 1}))"
             f" < {mine.number} SYNC",
             ahead=True,
+            fence=self._fence(mine),
         )
-        last = await self._last_batch(mine.complete)
+        last = await self._last_batch(mine.complete, self._fence(mine))
         if last >= mine.number:
             # The rows came from another store, or the server lost power and the name with it.
             further = _State(last + 1, mine.complete)
@@ -221,8 +257,11 @@ class SharedLease(Lease):
 
     async def _look(self) -> _State:
         """The state as it is; the table is made if there is none."""
+        problem: StoreError | None = None
         for looks in range(1, _MOST_LOOKS + 1):
+            began = _monotonic()
             found = await self._store.execute(load_query("write_lease"), ahead=True)
+            self._look_took = _monotonic() - began
             if found:
                 parts = _TABLE.fullmatch(found[0]["name"])
                 assert parts is not None  # as the query has it
@@ -231,10 +270,10 @@ class SharedLease(Lease):
                 return state
             # While it is renamed the server may show it under neither name.
             if looks % _LOOKS_BEFORE_MAKING == 0:
-                await self._make_table()
-        raise StoreError("the table of the write lease can't be made")
+                problem = await self._make_table()
+        raise StoreError(f"the table of the write lease can't be made: {problem}")
 
-    async def _make_table(self) -> None:
+    async def _make_table(self) -> StoreError | None:
         last = await self._last_batch(0)
         [database] = await self._store.execute(load_query("database_identity"), ahead=True)
         identity = uuid5(_NAMESPACE, database["uuid"])
@@ -244,8 +283,9 @@ class SharedLease(Lease):
                 " COMMENT 'Who may write: docs/decisions/06-writers-take-turns.md'",
                 ahead=True,
             )
-        except StoreError as error:  # another process was faster, or _look will say so
-            logger.debug("the table of the write lease is not made: %s", error)
+        except StoreError as error:  # another process was faster, as a rule
+            return error
+        return None
 
     async def _rename(self, old: _State, new: _State) -> bool:
         """Whether it was ours to rename. When it raises, nobody knows."""
@@ -261,6 +301,10 @@ class SharedLease(Lease):
         if state != self._seen:
             self._seen = state
             self._since = _monotonic()
+
+    @property
+    def _waiting_mark(self) -> str:
+        return f"{self._store.database} waits to write"
 
     @property
     def _mark(self) -> str:

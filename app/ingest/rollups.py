@@ -24,9 +24,9 @@ class Rollup:
     states: tuple[str, ...]
 
 
-async def load_rollups(store: ClickHouseClient) -> list[Rollup]:
+async def load_rollups(store: ClickHouseClient, fence: Fence | None = None) -> list[Rollup]:
     """All rollups of the store's database over viewing_events."""
-    rows = await store.execute(load_query("rollups"), ahead=True)
+    rows = await store.execute(load_query("rollups"), ahead=True, fence=fence)
     return [
         Rollup(
             row["table"],

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.core.clickhouse_client import ClickHouseClient, load_query, open_clickhouse
+from app.core.clickhouse_client import ClickHouseClient, Fence, load_query, open_clickhouse
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.decode import Event
@@ -146,6 +146,9 @@ class Writer:
             except Exception as error:
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
+                if self._closing:  # whoever waits for the end has waited for one
+                    _fail(self._waiting, error)
+                    self._waiting.clear()
             else:
                 _acknowledge(batch, outcomes)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
@@ -181,7 +184,7 @@ class Writer:
 
     async def _flush(self, events: Sequence[Event]) -> list[bool]:
         turn = await self._lease.take()
-        outcomes = await self._are_new(events)
+        outcomes = await self._are_new(events, turn.fence)
         rows = [
             _row(event, turn.number) for event, new in zip(events, outcomes, strict=True) if new
         ]
@@ -193,10 +196,11 @@ class Writer:
             logger.warning("the turn to write is not given back: %s", error)
         return outcomes
 
-    async def _are_new(self, events: Sequence[Event]) -> list[bool]:
+    async def _are_new(self, events: Sequence[Event], fence: Fence | None) -> list[bool]:
         """For each event, whether neither the store nor an earlier one here is the same."""
-        known = await self._stored(events)
-        last_seen = await self._stored_today(e.id for e in events if e.repeats_any_of_day)
+        known = await self._stored(events, fence)
+        undated = [event.id for event in events if event.repeats_any_of_day]
+        last_seen = await self._stored_today(undated, fence)
         outcomes = []
         for event in events:
             key = (event.id, event.event_time)
@@ -209,7 +213,7 @@ class Writer:
             last_seen[event.id] = max(last_seen.get(event.id, 0), event.event_time)
         return outcomes
 
-    async def _stored(self, events: Sequence[Event]) -> set[tuple[UUID, int]]:
+    async def _stored(self, events: Sequence[Event], fence: Fence | None) -> set[tuple[UUID, int]]:
         rows = await self._store.execute(
             load_query("stored_events"),
             {
@@ -217,10 +221,11 @@ class Writer:
                 "times": list({event.event_time for event in events}),
             },
             ahead=True,
+            fence=fence,
         )
         return {(UUID(row["id"]), row["event_time"]) for row in rows}
 
-    async def _stored_today(self, ids: Iterable[UUID]) -> dict[UUID, int]:
+    async def _stored_today(self, ids: Iterable[UUID], fence: Fence | None) -> dict[UUID, int]:
         """The last time of each id in the last 24 hours, for ids that have one."""
         wanted = list(set(ids))
         if not wanted:
@@ -229,6 +234,7 @@ class Writer:
             load_query("stored_ids_since"),
             {"ids": wanted, "since": int(self._clock().timestamp()) - _DAY_SECONDS},
             ahead=True,
+            fence=fence,
         )
         return {UUID(row["id"]): row["last_time"] for row in rows}
 

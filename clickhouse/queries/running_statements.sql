@@ -2,3 +2,4 @@
 SELECT count() AS running
 FROM system.processes
 WHERE Settings['log_comment'] = {mark:String}
+SETTINGS log_queries = 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -14,10 +15,12 @@ from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.ingest.lease import SharedLease
+from app.ingest.rollups import load_rollups, repair_rollup
 from tests.conftest import PASSWORD, drop_database, opened
 from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started
 from tests.support.consistency import assert_rollups_match
 from tests.support.native_server import native_server
+from tests.support.wire import wire_to
 
 COLUMNS = ("id", "user_id", "movie_id", "event_type", "event_time", "batch_id")
 
@@ -39,11 +42,14 @@ def row(number: int, event_id: int) -> tuple[object, ...]:
 
 
 async def lease_tables(store: ClickHouseClient) -> list[str]:
-    rows = await store.execute(
-        "SELECT name FROM system.tables"
-        " WHERE database = currentDatabase() AND name LIKE 'write_lease%'"
-    )
-    return [row["name"] for row in rows]
+    """There may be none for an instant, while it is renamed."""
+    while True:
+        rows = await store.execute(
+            "SELECT name FROM system.tables"
+            " WHERE database = currentDatabase() AND name LIKE 'write_lease%'"
+        )
+        if rows:
+            return [row["name"] for row in rows]
 
 
 async def is_free(store: ClickHouseClient) -> bool:
@@ -202,6 +208,66 @@ async def test_rows_with_greater_numbers_than_the_lease_are_put_in_order(
         [last] = await store.execute("SELECT max(batch_id) AS n FROM viewing_events")
         assert last["n"] > 7_000
         await assert_rollups_match(store)
+
+
+async def test_what_is_repaired_after_the_turn_was_taken_away_is_refused(
+    settings: Settings,
+) -> None:
+    async with stores(settings, 2) as (one, other):
+        lost = await SharedLease(one).take()
+        await SharedLease(other).take()
+        for rollup in await load_rollups(one):
+            with pytest.raises(StoreUnavailableError, match="has taken the turn"):
+                await repair_rollup(one, rollup, 0, lost.number, lost.fence)
+
+
+async def test_a_turn_is_not_taken_away_while_its_look_up_runs(settings: Settings) -> None:
+    async with stores(settings, 2) as (one, other):
+        turn = await SharedLease(one).take()
+        slow = asyncio.create_task(
+            one.execute("SELECT sleepEachRow(1) FROM numbers(4) SETTINGS max_block_size = 1",
+                        ahead=True, fence=turn.fence)
+        )  # fmt: skip
+        taken = asyncio.create_task(SharedLease(other).take())
+        await asyncio.wait([slow, taken], return_when=asyncio.FIRST_COMPLETED)
+        assert slow.done()
+        await slow
+        await taken
+
+
+async def test_who_is_farther_from_the_server_has_turns_too(
+    settings: Settings, clickhouse_server: dict[str, Any]
+) -> None:
+    host, port = settings.clickhouse_host or "", settings.clickhouse_port
+    with wire_to(host, port, delay=0.01) as wire:
+        away = settings.model_copy(
+            update={"clickhouse_host": "127.0.0.1", "clickhouse_port": wire.port}
+        )
+        async with opened(settings) as near, opened(away) as far:
+            turns = {near: 0, far: 0}
+
+            async def take_turns(store: ClickHouseClient) -> None:
+                lease = SharedLease(store)
+                while sum(turns.values()) < 60:
+                    await lease.take()
+                    await asyncio.sleep(0.01)  # something is written
+                    await lease.give_back()
+                    turns[store] += 1
+
+            await asyncio.gather(take_turns(near), take_turns(far))
+            assert min(turns.values()) >= 4, turns
+
+
+async def test_who_waits_in_vain_gives_up(settings: Settings) -> None:
+    async with stores(settings, 2) as (one, other):
+        turn = await SharedLease(one).take()
+        slow = asyncio.create_task(
+            one.execute("SELECT sleepEachRow(1) FROM numbers(14) SETTINGS max_block_size = 1",
+                        ahead=True, fence=turn.fence)
+        )  # fmt: skip
+        with pytest.raises(StoreUnavailableError, match="without a pause"):
+            await SharedLease(other).take()
+        await slow
 
 
 async def test_a_server_that_lost_power_and_the_name_with_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -20,9 +21,13 @@ class Wire:
     Args:
         target: the server's host and port.
         tls: what clients are spoken to with; the server isn't.
+        delay: seconds that it takes each way.
     """
 
-    def __init__(self, target: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, target: tuple[str, int], tls: ssl.SSLContext | None = None, delay: float = 0.0
+    ) -> None:
+        self._delay = delay
         self._target = target
         self._tls = tls
         self._flowing = threading.Event()
@@ -114,6 +119,7 @@ class Wire:
             while piece := source.recv(_PIECE):
                 self._pass(direction, len(piece))
                 self._flowing.wait()
+                time.sleep(self._delay)
                 sink.sendall(piece)
         if source not in self._cut:
             for side in (source, sink):
@@ -137,8 +143,10 @@ class Wire:
 
 
 @contextmanager
-def wire_to(host: str, port: int, tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
-    wire = Wire((host, port), tls)
+def wire_to(
+    host: str, port: int, tls: ssl.SSLContext | None = None, delay: float = 0.0
+) -> Iterator[Wire]:
+    wire = Wire((host, port), tls, delay)
     try:
         yield wire
     finally:
