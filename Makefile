@@ -11,6 +11,7 @@ SERVICE_LOG := data/service.log
 ENABLE_KAFKA ?= false
 KAFKA_PORT ?= 9092
 KAFKA_DATA ?= data/kafka
+JOBS ?= 2
 RATINGS ?=
 FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
@@ -56,8 +57,8 @@ kafka-stop:  ## Stop it; its data stays
 test-events: .venv/.installed  ## Send sample viewing to the running service; FLAGS="--days 30 …"
 	@$(BIN)/python test_events.py --url $(URL) $(FLAGS)
 
-test: install  ## Run every test
-	@$(BIN)/python -m pytest
+test: install  ## Run every test, JOBS (2) at a time
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on the way, compare with plain Python
 	@$(BIN)/python -m tests.chaos $(RATINGS) $(FLAGS)

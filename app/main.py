@@ -157,10 +157,15 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config, app)
+    if multiprocessing.parent_process() is not None:
+        # Not before it is ready: requests go to any of the processes that listen.
+        async with app.router.lifespan_context(app), _stopped_with_parent():
+            await server.serve(sockets=[listener])
+        return
     # From the start, so that the probes are answered while the store is opened.
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with app.router.lifespan_context(app), _stopped_with_parent():
+        async with app.router.lifespan_context(app):
             await serving
     finally:
         server.should_exit = True
@@ -171,9 +176,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 async def _stopped_with_parent() -> AsyncIterator[None]:
     """One of several processes stops when the one that started them is gone."""
     parent = multiprocessing.parent_process()
-    if parent is None:
-        yield
-        return
+    assert parent is not None
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

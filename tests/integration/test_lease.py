@@ -262,7 +262,7 @@ async def test_who_waits_in_vain_gives_up(settings: Settings) -> None:
     async with stores(settings, 2) as (one, other):
         turn = await SharedLease(one).take()
         slow = asyncio.create_task(
-            one.execute("SELECT sleepEachRow(1) FROM numbers(14) SETTINGS max_block_size = 1",
+            one.execute("SELECT sleepEachRow(1) FROM numbers(12) SETTINGS max_block_size = 1",
                         ahead=True, fence=turn.fence)
         )  # fmt: skip
         with pytest.raises(StoreUnavailableError, match="without a pause"):

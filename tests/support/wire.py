@@ -35,6 +35,8 @@ class Wire:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._cut: set[socket.socket] = set()
+        self.passed: dict[Direction, int] = {"to server": 0, "to client": 0}
+        """How many bytes have gone each way."""
         self._fault: tuple[Direction, int, Literal["cut", "stall"]] | None = None
         self.struck = threading.Event()
         """Set when the fault that was asked for has happened."""
@@ -128,6 +130,7 @@ class Wire:
 
     def _pass(self, direction: Direction, size: int) -> None:
         with self._lock:
+            self.passed[direction] += size
             if self._fault is None or self._fault[0] != direction:
                 return
             _, left, fault = self._fault
