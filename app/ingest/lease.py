@@ -151,8 +151,9 @@ class SharedLease(Lease):
         # A turn of ours that was not given back, and the state in which the last one was.
         self._left: _State | None = None
         self._given_back: _State | None = None
-        # How long the last look took.
+        # Of the last look: how long it took, and how many it has seen waiting.
         self._look_took = 0.0
+        self._waiting = 0
         # In which the name can be relied on. A server that lost power may have an older one.
         self._session: object = None
 
@@ -172,10 +173,7 @@ class SharedLease(Lease):
         await self.give_back()
 
     async def take(self) -> Turn:
-        if self._seen is not None and self._seen == self._given_back:
-            state = await self._let_others(self._seen)
-        else:
-            state = await self._look()
+        state = await self._let_others(await self._look())
         deadline = _monotonic() + _LONGEST_WAIT_SECONDS
         pause = max(_LOOK_SECONDS, self._look_took)
         while True:
@@ -194,12 +192,11 @@ class SharedLease(Lease):
         self._note(mine)
         return Turn(mine.number, self._fence(mine))
 
-    async def _let_others(self, given_back: _State) -> _State:
+    async def _let_others(self, state: _State) -> _State:
         """Who waits comes before who has had the turn before. Returns the state it is in then."""
-        state = given_back
-        if await self._running(self._waiting_mark):
+        if state == self._given_back and self._waiting:
             deadline = _monotonic() + _YIELD_SECONDS
-            while state == given_back and _monotonic() < deadline:
+            while state == self._given_back and _monotonic() < deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
                 state = await self._look()
         return state
@@ -221,16 +218,12 @@ class SharedLease(Lease):
             return True
         if _monotonic() - self._since < _PATIENCE_SECONDS:
             return False
-        if await self._running(self._fence(state).mark):
-            self._since = _monotonic()
-            return False
-        return True
-
-    async def _running(self, mark: str) -> bool:
         [row] = await self._store.execute(
-            load_query("running_statements"), {"mark": mark}, ahead=True
+            load_query("running_statements"), {"mark": self._fence(state).mark}, ahead=True
         )
-        return bool(row["running"])
+        if row["running"]:
+            self._since = _monotonic()
+        return not row["running"]
 
     async def _take_over(self, mine: _State) -> _State:
         """Bring into order what the turns before may have left. Returns the state it is in then."""
@@ -260,9 +253,12 @@ class SharedLease(Lease):
         problem: StoreError | None = None
         for looks in range(1, _MOST_LOOKS + 1):
             began = _monotonic()
-            found = await self._store.execute(load_query("write_lease"), ahead=True)
+            found = await self._store.execute(
+                load_query("write_lease"), {"waiting_mark": self._waiting_mark}, ahead=True
+            )
             self._look_took = _monotonic() - began
             if found:
+                self._waiting = found[0]["waiting"]
                 parts = _TABLE.fullmatch(found[0]["name"])
                 assert parts is not None  # as the query has it
                 state = _State(int(parts[1]), int(parts[2]))
