@@ -293,20 +293,22 @@ async def test_no_memory(tmp_path: Path) -> None:
             await service.post_until_taken(large)
 
 
-async def test_a_user_who_may_not_write(settings: Settings) -> None:
-    async with opened(settings):
-        pass
-    reader = ClickHouseServer(settings.model_copy(update={"clickhouse_user": "reader"}))
-    try:
-        await reader.connect()
-        await reader.ensure_database()
-        assert await reader.execute("SELECT count() AS n FROM viewing_events") == [{"n": 0}]
-        with pytest.raises(StoreUnavailableError, match="164"):
-            await reader.insert("viewing_events", ["event_time"], [(1_800_000_000,)])
-        with pytest.raises(ConfigurationError, match="CLICKHOUSE_USER: reader may not create"):
-            await reader.ensure_tables()
-    finally:
-        await reader.close()
+async def test_a_user_who_may_not_write(tmp_path: Path) -> None:
+    with native_server(tmp_path / "store", PASSWORD) as server:
+        settings = Settings(_env_file=None, enable_kafka=False, **server.settings)
+        async with opened(settings):
+            pass
+        reader = ClickHouseServer(settings.model_copy(update={"clickhouse_user": "reader"}))
+        try:
+            await reader.connect()
+            await reader.ensure_database()
+            assert await reader.execute("SELECT count() AS n FROM viewing_events") == [{"n": 0}]
+            with pytest.raises(StoreUnavailableError, match="164"):
+                await reader.insert("viewing_events", ["event_time"], [(1_800_000_000,)])
+            with pytest.raises(ConfigurationError, match="CLICKHOUSE_USER: reader has not the"):
+                await reader.ensure_tables()
+        finally:
+            await reader.close()
 
 
 async def test_a_database_that_is_dropped_meanwhile(settings: Settings) -> None:
