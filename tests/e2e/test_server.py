@@ -189,12 +189,12 @@ async def test_three_instances_are_killed_while_they_take_the_same_events_by_bot
     kafka: Kafka, server: NativeServer, tmp_path: Path
 ) -> None:
     dice = random.Random(12)
-    feed = Feed(dice, events=6000, pieces=16)
+    feed = Feed(dice, events=4800, pieces=12)
     environment = {**server.environment, **kafka.environment, **SMALL_BATCHES}
     with ExitStack() as stack:
         instances = Instances(stack, tmp_path, environment)
         unanswered: list[Batch] = []
-        acts = ["kill"] * 8 + ["kill the server"] * 4 + ["pause"] * 4
+        acts = ["kill"] * 6 + ["kill the server"] * 3 + ["pause"] * 3
         dice.shuffle(acts)
         for piece, act in zip(feed.pieces, acts, strict=True):
             with sending(kafka, piece):
