@@ -64,7 +64,7 @@ VALUES: dict[str, Any] = {
     "mark": "none",
 }
 # Asked of the node itself, not of the tables that stand for all of them.
-OF_THE_NODE = {"wait_on_server", "database_identity", "running_statements", "write_lease"}
+OF_THE_NODE = {"database_identity", "running_statements", "wait_on_server", "write_lease"}
 QUERIES = sorted({path.stem for path in SQL_FOLDER.glob("queries/*.sql")} - OF_THE_NODE)
 
 
