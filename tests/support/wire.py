@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Literal
 
 Direction = Literal["to server", "to client"]
+Fault = Literal["cut", "refuse", "stall"]
 
 _PIECE = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing it tells the other side so at once
@@ -37,7 +38,7 @@ class Wire:
         self._cut: set[socket.socket] = set()
         self.passed: dict[Direction, int] = {"to server": 0, "to client": 0}
         """How many bytes have gone each way."""
-        self._fault: tuple[Direction, int, Literal["cut", "stall"]] | None = None
+        self._fault: tuple[Direction, int, Fault] | None = None
         self.struck = threading.Event()
         """Set when the fault that was asked for has happened."""
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -49,8 +50,8 @@ class Wire:
         """How many are open on the client's side."""
         return len(self._open) // 2
 
-    def strike(self, direction: Direction, after: int, fault: Literal["cut", "stall"]) -> None:
-        """Once so many bytes more have gone that way, cut everything, or let nothing through."""
+    def strike(self, direction: Direction, after: int, fault: Fault) -> None:
+        """Once so many bytes more have gone that way, do what the methods of these names do."""
         with self._lock:
             self.struck.clear()
             self._fault = (direction, after, fault)
@@ -142,6 +143,8 @@ class Wire:
                 self.stall()
         if fault == "cut":
             self.cut()
+        elif fault == "refuse":
+            self.refuse()
         self.struck.set()
 
 
