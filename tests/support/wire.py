@@ -121,6 +121,8 @@ class Wire:
         with suppress(OSError):
             while piece := source.recv(_PIECE):
                 self._pass(direction, len(piece))
+                if source in self._cut:
+                    break
                 self._flowing.wait()
                 time.sleep(self._delay)
                 sink.sendall(piece)
