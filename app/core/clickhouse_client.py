@@ -8,8 +8,6 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from app.core.config import Settings
 from app.core.schema import SQL_FOLDER
 
@@ -166,18 +164,3 @@ _NOT_NOW = frozenset(
 def may_succeed_later(code: int) -> bool:
     """Whether the engine's error code stands for something that passes."""
     return code in _NOT_NOW
-
-
-def as_text(value: Value | Sequence[Value]) -> str:
-    """A parameter as the engine takes it: the escaped text form of its type."""
-    if isinstance(value, str | int | float | date | UUID):
-        return _escape(str(value))
-    if any(isinstance(item, str) for item in value):
-        quoted = (f"'{_escape(str(item))}'" for item in value)
-        return f"[{','.join(quoted)}]"
-    # Numbers, UUIDs and dates: JSON but for the quotes, and written ten times as fast.
-    return msgspec.json.encode(value).decode().replace('"', "'")
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'").replace("\t", "\\t").replace("\n", "\\n")

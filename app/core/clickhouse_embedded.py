@@ -15,10 +15,10 @@ from app.core.clickhouse_client import (
     Fence,
     Parameters,
     Row,
-    as_text,
     may_succeed_later,
 )
 from app.core.clickhouse_threads import ThreadedClickHouse
+from app.core.clickhouse_values import as_text
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
 from app.core.schema import schema_statements
 

@@ -6,8 +6,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
-from enum import Enum
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -28,11 +26,10 @@ from app.core.clickhouse_client import (
     Fence,
     Parameters,
     Row,
-    Value,
-    as_text,
     may_succeed_later,
 )
 from app.core.clickhouse_threads import ThreadedClickHouse
+from app.core.clickhouse_values import Quoted, plain, sendable
 from app.core.config import Settings
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
 from app.core.schema import database_statement, schema_statements
@@ -171,17 +168,17 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             "SELECT name FROM system.databases WHERE name = {name:String}", {"name": self.database}
         )
         if not found or self.cluster is not None:  # a node that is new has none yet
-            await self._create(
+            await self._require(
                 "CLICKHOUSE_DATABASE", database_statement(self.database, self.cluster)
             )
         self._has_database = True
 
     async def ensure_tables(self) -> None:
         for statement in schema_statements(self.database, self.cluster):
-            await self._create("CLICKHOUSE_USER", statement)
+            await self._require("CLICKHOUSE_USER", statement)
         # What writing needs besides: better found out now than by the first event.
-        await self._create("CLICKHOUSE_USER", _incoming("id", "viewing_events"))
-        await self._create("CLICKHOUSE_USER", "SELECT count() FROM system.processes")
+        await self._require("CLICKHOUSE_USER", _incoming("id", "viewing_events"))
+        await self._require("CLICKHOUSE_USER", "SELECT count() FROM system.processes")
         [events] = await self.execute(
             "SELECT engine FROM system.tables"
             " WHERE database = currentDatabase() AND name = 'viewing_events'"
@@ -192,7 +189,8 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 f"{'without' if self.cluster else 'with'} a cluster; see docs/scaling.md"
             )
 
-    async def _create(self, variable: str, statement: str) -> None:
+    async def _require(self, variable: str, statement: str) -> None:
+        """Run what the service can't do without; the variable names whose rights it takes."""
         try:
             await self.execute(statement)
         except (StoreError, StoreUnavailableError) as error:
@@ -270,7 +268,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     ) -> list[Row]:
         columns, types = self._connection().execute(
             sql,
-            {name: _Quoted(value) for name, value in (parameters or {}).items()},
+            {name: Quoted(value) for name, value in (parameters or {}).items()},
             with_column_types=True,
             columnar=True,
             query_id=str(uuid4()),
@@ -279,7 +277,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         if not columns:
             return []
         names = [name for name, _ in types]
-        shown = [_plain(kind, column) for (_, kind), column in zip(types, columns, strict=True)]
+        shown = [plain(kind, column) for (_, kind), column in zip(types, columns, strict=True)]
         return [dict(zip(names, row, strict=True)) for row in zip(*shown, strict=True)]
 
     def _send(
@@ -293,7 +291,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         as_bytes = any(isinstance(value, bytes) for value in rows[0])
         self._connection().execute(
             f"INSERT INTO {table} ({names}) VALUES",
-            [_sendable(column, as_bytes) for column in columns],
+            [sendable(column, as_bytes) for column in columns],
             columnar=True,
             query_id=str(uuid4()),
             settings={**settings, "strings_as_bytes": as_bytes},
@@ -367,16 +365,6 @@ def _fenced(fence: Fence) -> Iterator[None]:
         raise
 
 
-class _Quoted:
-    """A parameter as it travels. The driver writes what it doesn't know with quotes around it."""
-
-    def __init__(self, value: Value | Sequence[Value]) -> None:
-        self._text = as_text(value).replace("\\", "\\\\").replace("'", "\\'")
-
-    def __str__(self) -> str:
-        return self._text
-
-
 def _tls(settings: Settings) -> dict[str, Any]:
     if not settings.clickhouse_secure:
         return {}
@@ -390,30 +378,6 @@ def _tls(settings: Settings) -> dict[str, Any]:
             ) from None
     system = ssl.get_default_verify_paths()
     return {"secure": True, "ca_certs": str(trusted or system.cafile or system.openssl_cafile)}
-
-
-def _sendable(column: list[Any], as_bytes: bool) -> list[Any]:
-    """A column as the driver takes it: its enumerations go by other names, and text or bytes."""
-    if isinstance(column[0], Enum):
-        column = [value.value for value in column]
-    if as_bytes and isinstance(column[0], str):
-        column = [value.encode() for value in column]
-    return column
-
-
-def _plain(kind: str, column: Sequence[Any]) -> Sequence[Any]:
-    """A column as the embedded engine gives it: UUIDs and times as text, also inside of arrays."""
-    if "UUID" in kind or "Date" in kind:
-        return [_textual(value) for value in column]
-    return column
-
-
-def _textual(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_textual(item) for item in value]
-    if isinstance(value, datetime):  # the zone is UTC, whether the driver says so or not
-        value = value.replace(tzinfo=None)
-    return None if value is None else str(value)
 
 
 def _first_line(error: ServerException) -> str:

@@ -14,7 +14,7 @@ import pytest
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError
-from app.ingest.lease import SharedLease
+from app.ingest.lease import SharedLease, Turn
 from app.ingest.rollups import load_rollups, repair_rollup
 from tests.conftest import PASSWORD, drop_database, opened
 from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started
@@ -63,6 +63,19 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     while not await condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+async def look_up_for(store: ClickHouseClient, seconds: int, turn: Turn) -> None:
+    sql = f"SELECT sleepEachRow(1) FROM numbers({seconds}) SETTINGS max_block_size = 1"
+    await store.execute(sql, ahead=True, fence=turn.fence)
+
+
+async def insert_for(store: ClickHouseClient, seconds: int, turn: Turn) -> None:
+    sql = (
+        "INSERT INTO viewing_events (event_time) SELECT toDateTime('2020-01-01 00:00:00')"
+        f" FROM numbers({seconds}) WHERE sleepEachRow(1) = 0 SETTINGS max_block_size = 1"
+    )
+    await store.execute(sql, ahead=True, fence=turn.fence)
 
 
 async def test_the_same_events_by_many_writers_are_stored_once(settings: Settings) -> None:
@@ -123,15 +136,7 @@ async def test_what_is_written_after_the_turn_was_taken_away_is_refused(settings
 async def test_a_turn_is_not_taken_away_while_its_statement_runs(settings: Settings) -> None:
     async with stores(settings, 2) as (one, other):
         turn = await SharedLease(one).take()
-        assert turn.fence is not None
-        slow = asyncio.create_task(
-            one.execute(
-                "INSERT INTO viewing_events (event_time) SELECT toDateTime('2020-01-01 00:00:00')"
-                " FROM numbers(5) WHERE sleepEachRow(1) = 0 SETTINGS max_block_size = 1",
-                ahead=True,
-                fence=turn.fence,
-            )
-        )
+        slow = asyncio.create_task(insert_for(one, 5, turn))
         next_turn = asyncio.create_task(SharedLease(other).take())
         await asyncio.wait([slow, next_turn], return_when=asyncio.FIRST_COMPLETED)
         assert slow.done()
@@ -165,15 +170,7 @@ async def test_what_still_runs_of_a_dead_writer_is_killed(settings: Settings) ->
     async with stores(settings, 2) as (one, other):
         lease = SharedLease(one)
         turn = await lease.take()
-        assert turn.fence is not None
-        slow = asyncio.create_task(
-            one.execute(
-                "INSERT INTO viewing_events (event_time) SELECT toDateTime('2020-01-01 00:00:00')"
-                " FROM numbers(60) WHERE sleepEachRow(1) = 0 SETTINGS max_block_size = 1",
-                ahead=True,
-                fence=turn.fence,
-            )
-        )
+        slow = asyncio.create_task(insert_for(one, 60, turn))
         running = "SELECT count() AS n FROM system.processes WHERE query LIKE '%numbers(60)%'"
 
         async def runs() -> bool:
@@ -224,10 +221,7 @@ async def test_what_is_repaired_after_the_turn_was_taken_away_is_refused(
 async def test_a_turn_is_not_taken_away_while_its_look_up_runs(settings: Settings) -> None:
     async with stores(settings, 2) as (one, other):
         turn = await SharedLease(one).take()
-        slow = asyncio.create_task(
-            one.execute("SELECT sleepEachRow(1) FROM numbers(4) SETTINGS max_block_size = 1",
-                        ahead=True, fence=turn.fence)
-        )  # fmt: skip
+        slow = asyncio.create_task(look_up_for(one, 4, turn))
         taken = asyncio.create_task(SharedLease(other).take())
         await asyncio.wait([slow, taken], return_when=asyncio.FIRST_COMPLETED)
         assert slow.done()
@@ -261,10 +255,7 @@ async def test_who_is_farther_from_the_server_has_turns_too(
 async def test_who_waits_in_vain_gives_up(settings: Settings) -> None:
     async with stores(settings, 2) as (one, other):
         turn = await SharedLease(one).take()
-        slow = asyncio.create_task(
-            one.execute("SELECT sleepEachRow(1) FROM numbers(12) SETTINGS max_block_size = 1",
-                        ahead=True, fence=turn.fence)
-        )  # fmt: skip
+        slow = asyncio.create_task(look_up_for(one, 12, turn))
         with pytest.raises(StoreUnavailableError, match="without a pause"):
             await SharedLease(other).take()
         await slow
