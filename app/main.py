@@ -24,7 +24,7 @@ from app.api.errors import install_error_handlers
 from app.api.v1 import router as v1
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
-from app.core.entry import run, run_loop, run_processes
+from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
@@ -200,7 +200,8 @@ def start(settings: Settings) -> int:
 
 def _work(listener: socket.socket) -> None:
     """One of several processes; they share what they listen on."""
-    sys.exit(run(lambda settings: run_loop(serve(settings, listener))))
+    failed = run(lambda settings: run_loop(serve(settings, listener)))
+    sys.exit(CANNOT_START if failed else 0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from app.core.logging import configure_logging
 
 logger = logging.getLogger(__name__)
 
+CANNOT_START = 3
+"""Exit code of one of several processes whose start has failed; one that crashes later has 1."""
+
 _LOOK_SECONDS = 0.5
 
 # Not fork: threads and connections of this process don't live on in a copy of it.
@@ -47,7 +50,7 @@ def run_processes(count: int, work: Callable[[], None]) -> int:
     One that dies is replaced. One that can't start at all stops the others too.
 
     Args:
-        work: picklable; ends by SystemExit with a code, 0 after SIGTERM.
+        work: picklable; ends by SystemExit with 0 after SIGTERM, or CANNOT_START.
 
     Returns:
         The exit code: 0 when all of them have stopped as they should.
@@ -66,14 +69,14 @@ def run_processes(count: int, work: Callable[[], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     processes = [start() for _ in range(count)]
-    first = set(processes)
+    first = set(processes)  # one that is started later may find the store away for a while
     failed = False
     while not stopping and not failed:
         wait([process.sentinel for process in processes], timeout=_LOOK_SECONDS)
         for place, process in enumerate(processes):
             if process.exitcode is None or stopping:
                 continue
-            failed = failed or (process in first and process.exitcode == 1)
+            failed = failed or (process in first and process.exitcode == CANNOT_START)
             if not failed:
                 logger.error("process %d ended (%d)", process.pid, process.exitcode)
                 time.sleep(_LOOK_SECONDS)  # it may be for a reason that hasn't passed
