@@ -21,7 +21,7 @@ from uuid import UUID
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
-from app.ingest.decode import Event
+from app.ingest.events import Event, Events
 from app.ingest.writer import Writer, opened_writer
 from app.schemas.events import EventType
 from app.services.analytics_service import AnalyticsService
@@ -73,7 +73,7 @@ async def measure(rounds: int, folder: Path) -> None:
             for size in SIZES:
                 batches = [batch(dice, size) for _ in range(rounds)]
                 times = [
-                    [await seconds(lambda: writer.write(one)) for one in batches]  # noqa: B023
+                    [await seconds(lambda: writer.write(Events.of(one))) for one in batches]  # noqa: B023
                     for _, writer in opened
                 ]
                 show(f"write {size:,} events", times)

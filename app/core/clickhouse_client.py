@@ -1,13 +1,14 @@
 """What the rest of the service may ask of the store, whichever engine stands behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from typing import Any
 from uuid import UUID
 
+from app.core.block import Block
 from app.core.config import Settings
 from app.core.schema import SQL_FOLDER
 
@@ -19,6 +20,10 @@ Row = dict[str, Any]
 # engine's own window loses data when killed at the wrong moment (a token is logged before its part
 # is in place). Two names for the same, of which a server knows one or both.
 INSERT_SETTINGS = {"async_insert": 0, "deduplicate_insert": "disable", "insert_deduplicate": 0}
+
+
+INCOMING = "incoming"
+"""The table that staged rows are in."""
 
 
 @cache
@@ -53,7 +58,7 @@ class ClickHouseClient(ABC):
 
     Raises:
         StoreUnavailableError: from any method: try again later.
-        StoreError: from `execute` and `insert`: never.
+        StoreError: when a statement or rows are at fault: never.
     """
 
     exclusive: bool
@@ -93,7 +98,8 @@ class ClickHouseClient(ABC):
         Unless it is fenced, it may be run a second time, when the connection broke meanwhile.
 
         Args:
-            ahead: as part of writing, which doesn't wait behind the queries of readers.
+            ahead: as part of writing, which doesn't wait behind the queries of readers, and sees
+                what was staged.
             fence: the statement carries its mark; one that writes has to contain its condition.
 
         Returns:
@@ -102,12 +108,7 @@ class ClickHouseClient(ABC):
 
     @abstractmethod
     async def insert(
-        self,
-        table: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[Any]],
-        *,
-        fence: Fence | None = None,
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
         """Insert rows, on the disk when it returns (unless CLICKHOUSE_FSYNC is off).
 
@@ -115,6 +116,19 @@ class ClickHouseClient(ABC):
         Times are whole seconds since 1970-01-01 UTC. A String may be given as bytes, whatever they
         are; then in every row.
         """
+
+    @abstractmethod
+    async def stage(self, block: Block, *, fence: Fence | None = None) -> None:
+        """Hand rows over: as the table `incoming`, statements that are part of writing see them.
+
+        Until the next block is staged.
+        """
+
+    @abstractmethod
+    async def insert_staged(
+        self, table: str, columns: Iterable[str], *, fence: Fence | None = None
+    ) -> None:
+        """Insert the rows that were staged, as `insert` does."""
 
     @abstractmethod
     async def ping(self) -> bool:

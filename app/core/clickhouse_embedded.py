@@ -2,7 +2,7 @@
 
 import fcntl
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -10,7 +10,9 @@ from typing import Any, TextIO
 import msgspec
 from chdb.state.sqlitelike import Connection
 
+from app.core.block import Block, native
 from app.core.clickhouse_client import (
+    INCOMING,
     INSERT_SETTINGS,
     Fence,
     Parameters,
@@ -18,12 +20,14 @@ from app.core.clickhouse_client import (
     may_succeed_later,
 )
 from app.core.clickhouse_threads import ThreadedClickHouse
-from app.core.clickhouse_values import as_text
+from app.core.clickhouse_values import as_text, escape
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
 from app.core.schema import schema_statements
 
 # Of a table, in the order in which clickhouse/schema.sql has them.
 _FSYNC_SETTINGS = ("fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge")
+
+_INCOMING = re.compile(rf"\b{INCOMING}\b")
 
 _INSERT_SETTINGS = ", ".join(f"{name} = {value!r}" for name, value in INSERT_SETTINGS.items())
 
@@ -41,6 +45,9 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._path = path
         self._fsync = fsync
         self._lock_file: TextIO | None = None
+        # Where staged rows are, as SQL names them: the engine reads bytes from files alone.
+        self._incoming_file = path / "incoming.native"
+        self._incoming = f"file('{escape(str(self._incoming_file))}', Native)"
 
     async def connect(self) -> None:
         try:
@@ -93,6 +100,9 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
     ) -> list[Row]:
         assert fence is None  # nobody else can write
 
+        if ahead:
+            sql = _INCOMING.sub(lambda _: self._incoming, sql)
+
         def query() -> list[Row]:
             bound = {name: as_text(value) for name, value in (parameters or {}).items()}
             result = self._connection().query(sql, "JSONEachRow", params=bound)
@@ -105,10 +115,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         table: str,
         columns: Sequence[str],
         rows: Sequence[Sequence[Any]],
-        *,
-        fence: Fence | None = None,
     ) -> None:
-        assert fence is None
         statement = (
             f"INSERT INTO {table} ({', '.join(columns)}) SETTINGS {_INSERT_SETTINGS}"
             " FORMAT JSONCompactEachRow\n"
@@ -123,8 +130,24 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
         await self._run(self._writer, send)
 
+    async def stage(self, block: Block, *, fence: Fence | None = None) -> None:
+        assert fence is None
+        await self._run(self._writer, lambda: self._incoming_file.write_bytes(native(block)))
+
+    async def insert_staged(
+        self, table: str, columns: Iterable[str], *, fence: Fence | None = None
+    ) -> None:
+        assert fence is None
+        names = ", ".join(columns)
+        statement = (
+            f"INSERT INTO {table} ({names}) SETTINGS {_INSERT_SETTINGS}"
+            f" SELECT {names} FROM {self._incoming}"
+        )
+        await self._run(self._writer, lambda: self._connection().query(statement))
+
     async def close(self) -> None:
         await super().close()
+        self._incoming_file.unlink(missing_ok=True)
         if self._lock_file is not None:
             self._lock_file.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -21,7 +21,9 @@ from clickhouse_driver.errors import (
 )
 from clickhouse_driver.errors import Error as DriverError
 
+from app.core.block import Block, structure
 from app.core.clickhouse_client import (
+    INCOMING,
     INSERT_SETTINGS,
     Fence,
     Parameters,
@@ -58,9 +60,6 @@ _UNKNOWN_TABLE = 60
 _NOT_LET_IN = {192, 193, 194, 516}
 _NOT_ALLOWED = {164, 497}
 
-# Where a batch waits until it is inserted, in one connection.
-_INCOMING = "incoming"
-
 # Of a cluster: what is inserted is on its shards when the insert returns, and on most replicas of
 # each; the look-up of repeated events sees all of it, on whichever replica; subqueries see all
 # shards.
@@ -83,7 +82,7 @@ _PINNED_SETTINGS = {
     "timeout_overflow_mode": "throw",
 }
 # While a batch is sent. A process that is stopped in the middle holds up the others no longer.
-_UPLOAD_SETTINGS = {"receive_timeout": 10}
+_UPLOAD_SETTINGS = {"receive_timeout": 10, "strings_as_bytes": True}
 
 T = TypeVar("T")
 
@@ -177,7 +176,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         for statement in schema_statements(self.database, self.cluster):
             await self._require("CLICKHOUSE_USER", statement)
         # What writing needs besides: better found out now than by the first event.
-        await self._require("CLICKHOUSE_USER", _incoming("id", "viewing_events"))
+        await self._require("CLICKHOUSE_USER", _incoming("id UUID"))
         await self._require("CLICKHOUSE_USER", "SELECT count() FROM system.processes")
         [events] = await self.execute(
             "SELECT engine FROM system.tables"
@@ -214,7 +213,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
             settings["max_execution_time"] = self._query_seconds
 
         def query() -> list[Row]:
-            if fence is not None:
+            if fence is not None or INCOMING in sql:
                 with _fenced(fence):
                     return self._query(sql, parameters, settings)
             rows = self._persist(lambda: self._query(sql, parameters, settings))
@@ -225,30 +224,42 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         return await self._run(self._threads(ahead), query)
 
     async def insert(
-        self,
-        table: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[Any]],
-        *,
-        fence: Fence | None = None,
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
-        names = ", ".join(columns)
+        as_bytes = any(isinstance(value, bytes) for value in rows[0])
+        values = [sendable(list(column), as_bytes=as_bytes) for column in zip(*rows, strict=True)]
+        settings = {**self._settings(None), "strings_as_bytes": as_bytes}
+        await self._run(self._writer, lambda: self._send(table, columns, values, settings))
+
+    async def stage(self, block: Block, *, fence: Fence | None = None) -> None:
+        """The rows travel to a table of this connection: the insert that counts is one statement
+        that the server has whole, which can be held to the fence, and found."""
         settings = self._settings(fence)
 
         def send() -> None:
-            if fence is None:
-                self._send(table, names, rows, settings)
-                return
-            # The rows travel to a table of this connection first: the insert that counts is one
-            # statement that the server has whole, which can be held to the fence, and found.
             with _fenced(fence):
-                self._query(_incoming(names, table), settings=settings)
-                self._send(_INCOMING, names, rows, {**settings, **_UPLOAD_SETTINGS})
-                self._query(
-                    f"INSERT INTO {table} ({names}) SELECT {names} FROM {_INCOMING}"
-                    f" WHERE {fence.condition}",
-                    settings=settings,
+                self._query(_incoming(structure(block)), settings=settings)
+                self._send(
+                    INCOMING,
+                    list(block),
+                    [column.objects() for column in block.values()],
+                    {**settings, **_UPLOAD_SETTINGS},
                 )
+
+        await self._run(self._writer, send)
+
+    async def insert_staged(
+        self, table: str, columns: Iterable[str], *, fence: Fence | None = None
+    ) -> None:
+        names = ", ".join(columns)
+        condition = "1" if fence is None else fence.condition
+        statement = (
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {INCOMING} WHERE {condition}"
+        )
+
+        def send() -> None:
+            with _fenced(fence):
+                self._query(statement, settings=self._settings(fence))
 
         await self._run(self._writer, send)
 
@@ -283,18 +294,16 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     def _send(
         self,
         table: str,
-        names: str,
-        rows: Sequence[Sequence[Any]],
+        columns: Sequence[str],
+        values: Sequence[Sequence[Any]],
         settings: Mapping[str, Any],
     ) -> None:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        as_bytes = any(isinstance(value, bytes) for value in rows[0])
         self._connection().execute(
-            f"INSERT INTO {table} ({names}) VALUES",
-            [sendable(column, as_bytes) for column in columns],
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES",
+            values,
             columnar=True,
             query_id=str(uuid4()),
-            settings={**settings, "strings_as_bytes": as_bytes},
+            settings=settings,
         )
 
     def _persist(self, ask: Callable[[], T]) -> T:
@@ -343,24 +352,21 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         return StoreError(str(error)) if isinstance(error, DriverError) else error
 
 
-def _incoming(names: str, table: str) -> str:
+def _incoming(columns: str) -> str:
     """What makes a table, of this connection alone, for rows on their way to another."""
-    return (
-        f"CREATE OR REPLACE TEMPORARY TABLE {_INCOMING} ENGINE = Memory"
-        f" EMPTY AS SELECT {names} FROM {table}"
-    )
+    return f"CREATE OR REPLACE TEMPORARY TABLE {INCOMING} ({columns}) ENGINE = Memory"
 
 
 @contextmanager
-def _fenced(fence: Fence) -> Iterator[None]:
+def _fenced(fence: Fence | None) -> Iterator[None]:
     """A table that isn't there says that the turn was taken away, or the connection renewed."""
     try:
         yield
     except ServerException as error:
         text = _first_line(error)
-        if error.code == _UNKNOWN_TABLE and fence.table in text:
+        if error.code == _UNKNOWN_TABLE and fence is not None and fence.table in text:
             raise StoreUnavailableError("another process has taken the turn to write") from error
-        if error.code == _UNKNOWN_TABLE and f"'{_INCOMING}'" in text:
+        if error.code == _UNKNOWN_TABLE and f"'{INCOMING}'" in text:
             raise StoreUnavailableError("the connection was lost, and a batch with it") from error
         raise
 

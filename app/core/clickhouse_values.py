@@ -14,15 +14,16 @@ from app.core.clickhouse_client import Value
 def as_text(value: Value | Sequence[Value]) -> str:
     """A parameter as the engine takes it: the escaped text form of its type."""
     if isinstance(value, str | int | float | date | UUID):
-        return _escape(str(value))
+        return escape(str(value))
     if any(isinstance(item, str) for item in value):
-        quoted = (f"'{_escape(str(item))}'" for item in value)
+        quoted = (f"'{escape(str(item))}'" for item in value)
         return f"[{','.join(quoted)}]"
     # Numbers, UUIDs and dates: JSON but for the quotes, and written ten times as fast.
     return msgspec.json.encode(value).decode().replace('"', "'")
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """For SQL, between single quotes."""
     return text.replace("\\", "\\\\").replace("'", "\\'").replace("\t", "\\t").replace("\n", "\\n")
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.ingest.events import Event
 from app.schemas.events import (
     MAX_METADATA_BYTES,
     MAX_POSITION_SECONDS,
@@ -27,6 +28,7 @@ _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-5][0-9])?"
 )
+_ID_PREFIX = ID_NAMESPACE.bytes
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,27 +47,6 @@ _RULES = {
 _NAMED_FIELD = re.compile(r"(?:(missing required field) `|at `\$\.)(\w+)`\Z")
 
 _decoder = msgspec.json.Decoder(ViewingEvent)
-
-
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """An event as it is stored.
-
-    Attributes:
-        event_time: whole seconds since 1970-01-01 UTC.
-        metadata: JSON text of an object.
-        repeats_any_of_day: it came with an id but no time of its own, and so repeats whatever has
-            that id in the 24 hours before it.
-    """
-
-    id: UUID
-    user_id: UUID
-    movie_id: UUID
-    event_type: EventType
-    event_time: int
-    position_seconds: int
-    session_id: UUID | None
-    metadata: str
-    repeats_any_of_day: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +70,11 @@ def decode_event(
     """
     try:
         return _decode(raw, now, topic_type)
-    except _RejectionError as rejection:
+    except RejectionError as rejection:
         return rejection.rejected
 
 
-class _RejectionError(Exception):
+class RejectionError(Exception):
     def __init__(self, reason: RejectionReason, detail: str, field: str | None = None) -> None:
         self.rejected = Rejected(reason, detail, field)
 
@@ -102,22 +83,20 @@ def _decode(raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | Non
     sent = _parse(bytes(raw))
     event_type = _event_type(sent, topic_type)
     if sent.timestamp is not msgspec.UNSET:
-        moment = _moment(sent.timestamp)
+        moment = moment_of(sent.timestamp)
     elif topic_type is None:
         moment = now
     else:
-        raise _RejectionError(RejectionReason.INVALID_FIELD, "timestamp is required", "timestamp")
-    microseconds = (moment - _EPOCH) // _MICROSECOND
+        raise RejectionError(RejectionReason.INVALID_FIELD, "timestamp is required", "timestamp")
+    microseconds = microseconds_of(moment)
     if moment - now > MAX_AHEAD:
-        raise _RejectionError(
+        raise RejectionError(
             RejectionReason.IN_FUTURE, "timestamp is more than 5 minutes ahead", "timestamp"
         )
     if now - moment > RETENTION:
-        raise _RejectionError(
-            RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp"
-        )
+        raise RejectionError(RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp")
     position = int(sent.position_seconds)
-    metadata = _metadata(sent.metadata)
+    metadata = compact_metadata(sent.metadata)
     return Event(
         id=(
             derive_id(
@@ -150,13 +129,15 @@ def derive_id(
     `microseconds` since 1970-01-01 UTC. The name that is hashed is the values as text, in this
     order, with `|` between them and nothing for no session.
     """
-    name = (
-        f"{user_id}|{movie_id}|{event_type.value}|{microseconds}|{position_seconds}|"
-        f"{session_id or ''}"
+    digest = id_digest(
+        f"{user_id}|{movie_id}|{event_type}|{microseconds}|{position_seconds}|{session_id or ''}"
     )
-    # What uuid.uuid5 does, in half its time.
-    digest = hashlib.sha1(ID_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()
-    return UUID(bytes=digest[:16], version=5)
+    return UUID(bytes=digest, version=5)
+
+
+def id_digest(name: str) -> bytes:
+    """The 16 bytes that a UUIDv5 is made of. What uuid.uuid5 does, in half its time."""
+    return hashlib.sha1(_ID_PREFIX + name.encode(), usedforsecurity=False).digest()[:16]
 
 
 def _parse(raw: bytes) -> ViewingEvent:
@@ -168,12 +149,12 @@ def _parse(raw: bytes) -> ViewingEvent:
         _check_json(raw)
         named = _NAMED_FIELD.search(str(error))
         if named is None:
-            raise _RejectionError(
+            raise RejectionError(
                 RejectionReason.INVALID_FIELD, "an event must be a JSON object"
             ) from None
         field = named[2]
         detail = f"{field} is required" if named[1] else _RULES[field]
-        raise _RejectionError(RejectionReason.INVALID_FIELD, detail, field) from None
+        raise RejectionError(RejectionReason.INVALID_FIELD, detail, field) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _not_json() from None
 
@@ -186,8 +167,8 @@ def _check_json(raw: bytes) -> None:
         raise _not_json() from None
 
 
-def _not_json() -> _RejectionError:
-    return _RejectionError(RejectionReason.NOT_JSON, "not JSON in UTF-8")
+def _not_json() -> RejectionError:
+    return RejectionError(RejectionReason.NOT_JSON, "not JSON in UTF-8")
 
 
 def _event_type(sent: ViewingEvent, topic_type: EventType | None) -> EventType:
@@ -195,45 +176,50 @@ def _event_type(sent: ViewingEvent, topic_type: EventType | None) -> EventType:
     kind, field = sent.event_type, "event_type"
     if sent.action is not msgspec.UNSET:
         if kind not in (msgspec.UNSET, sent.action.event_type):
-            raise _RejectionError(
+            raise RejectionError(
                 RejectionReason.TYPE_MISMATCH, "event_type and action disagree", "action"
             )
         kind, field = sent.action.event_type, "action"
     if topic_type is None:
         if kind is msgspec.UNSET:
-            raise _RejectionError(
+            raise RejectionError(
                 RejectionReason.INVALID_FIELD, "event_type or action is required", "event_type"
             )
         return kind
     if kind not in (msgspec.UNSET, topic_type):
-        raise _RejectionError(
+        raise RejectionError(
             RejectionReason.TYPE_MISMATCH, f"{field} and the topic disagree", field
         )
     return topic_type
 
 
-def _moment(timestamp: str) -> datetime:
+def microseconds_of(moment: datetime) -> int:
+    """Since 1970-01-01 UTC."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment_of(timestamp: str) -> datetime:
     """The instant of an RFC 3339 text; digits after the microsecond are cut off."""
     try:
         if _RFC_3339.fullmatch(timestamp) is None:
             raise ValueError
         moment = datetime.fromisoformat(timestamp.upper())
     except ValueError:
-        raise _RejectionError(
+        raise RejectionError(
             RejectionReason.INVALID_FIELD, _RULES["timestamp"], "timestamp"
         ) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _metadata(raw: msgspec.Raw | msgspec.UnsetType) -> str:
+def compact_metadata(raw: msgspec.Raw | msgspec.UnsetType) -> str:
     if raw is msgspec.UNSET:
         return "{}"
     text = bytes(raw)
     if not text.startswith(b"{"):
-        raise _RejectionError(RejectionReason.INVALID_FIELD, _RULES["metadata"], "metadata")
+        raise RejectionError(RejectionReason.INVALID_FIELD, _RULES["metadata"], "metadata")
     compact = msgspec.json.format(text, indent=-1)
     if len(compact) > MAX_METADATA_BYTES:
-        raise _RejectionError(
+        raise RejectionError(
             RejectionReason.METADATA_TOO_LARGE,
             f"metadata is over {MAX_METADATA_BYTES} bytes of JSON",
             "metadata",

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from app.ingest.decode import Event, Rejected
+from app.core.block import Array
+from app.ingest.events import Events
 from app.schemas.events import RejectionReason
 from app.schemas.ingestion import DoorCounts, Ingestion, KafkaDoor, KafkaState, PartitionLag
 
@@ -35,22 +36,18 @@ class Tally:
             self._received -= count
             raise
 
-    def settle(
-        self, events: Sequence[Event], outcomes: Sequence[bool], rejected: Iterable[RejectionReason]
-    ) -> int:
+    def settle(self, events: Events, outcomes: Array, rejected: Iterable[RejectionReason]) -> int:
         """Count what became of events in flight. Returns how many were stored.
 
         Args:
             outcomes: for each of `events`, whether it was stored; else it is a repeat.
         """
-        stored = sum(outcomes)
+        stored = int(outcomes.sum())
         self._stored += stored
         self._duplicates += len(outcomes) - stored
         self._rejected.update(rejected)
         if stored:
-            latest = max(
-                event.event_time for event, new in zip(events, outcomes, strict=True) if new
-            )
+            latest = int(events.rows["event_time"][outcomes].max())
             self._last_event_time = max(latest, self._last_event_time or 0)
         return stored
 
@@ -70,11 +67,6 @@ class Tally:
                 else datetime.fromtimestamp(self._last_event_time, UTC)
             ),
         }
-
-
-def reasons(decoded: Iterable[Event | Rejected]) -> list[RejectionReason]:
-    """Why those were rejected that were."""
-    return [one.reason for one in decoded if isinstance(one, Rejected)]
 
 
 class Kafka(Protocol):

@@ -6,18 +6,20 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TypeVar
 
 import msgspec
 
+from app.core.block import Array
 from app.core.errors import (
     BodyTooLargeError,
     EventRejectedError,
     MalformedBodyError,
     UnexpectedBodyError,
 )
-from app.ingest.decode import Event, Rejected, decode_event
-from app.ingest.doors import Tally, reasons
+from app.ingest.decode import decode_event
+from app.ingest.decode_many import Decoded, decode_events
+from app.ingest.doors import Tally
+from app.ingest.events import Event
 from app.ingest.writer import Writer
 from app.schemas.events import (
     MAX_BATCH_EVENTS,
@@ -32,8 +34,6 @@ _INLINE_BYTES = 32 * 1024
 
 # A body of 16 MiB can take a multiple of that while it is decoded.
 _LARGE_AT_ONCE = 2
-
-T = TypeVar("T")
 
 RawEvents = Sequence[bytes | msgspec.Raw]
 
@@ -66,10 +66,10 @@ class Intake:
             MalformedBodyError: not JSON.
             EventRejectedError: JSON, but no event that can be stored.
         """
-        event = await self._decode(body, decode_event, body, self._clock())
-        stored = await self._store([event])
+        event = decode_event(body, self._clock())
+        outcomes = await self._store(Decoded.of([event]))
         if isinstance(event, Event):
-            return EventReceipt(id=event.id, status="stored" if stored else "duplicate")
+            return EventReceipt(id=event.id, status="stored" if outcomes[0] else "duplicate")
         if event.reason is RejectionReason.NOT_JSON:
             raise MalformedBodyError("the body is not JSON in UTF-8")
         raise EventRejectedError(event.reason, event.detail, event.field)
@@ -82,12 +82,11 @@ class Intake:
             UnexpectedBodyError: neither an array nor an object with an array `events`.
             BodyTooLargeError: too many events.
         """
-        decoded = await self._decode(body, _decode_batch, body, lines, self._clock())
-        stored = await self._store(decoded)
+        decoded = await self._decode(body, lines)
+        stored = int((await self._store(decoded)).sum())
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)
-            for index, one in enumerate(decoded)
-            if isinstance(one, Rejected)
+            for index, one in sorted(decoded.rejected.items())
         ]
         return BatchReceipt(
             received=len(decoded),
@@ -97,25 +96,26 @@ class Intake:
             rejections=rejections,
         )
 
-    async def _store(self, decoded: Sequence[Event | Rejected]) -> int:
-        """Store those that are events, and count them all. Returns how many were stored."""
-        events = [one for one in decoded if isinstance(one, Event)]
+    async def _store(self, decoded: Decoded) -> Array:
+        """Store those that are events, and count them all. Returns which events were stored."""
         with self.tally.taking(len(decoded)):
-            outcomes = await self._writer.write(events)
-            return self.tally.settle(events, outcomes, reasons(decoded))
+            outcomes = await self._writer.write(decoded.events)
+            self.tally.settle(decoded.events, outcomes, decoded.reasons())
+            return outcomes
 
-    async def _decode(self, body: bytes, decode: Callable[..., T], *arguments: object) -> T:
+    async def _decode(self, body: bytes, lines: bool) -> Decoded:
+        now = self._clock()
         if len(body) <= _INLINE_BYTES:
-            return decode(*arguments)
+            return _decode_batch(body, lines, now)
         async with self._large:
-            return await asyncio.to_thread(decode, *arguments)
+            return await asyncio.to_thread(_decode_batch, body, lines, now)
 
 
-def _decode_batch(body: bytes, lines: bool, now: datetime) -> list[Event | Rejected]:
+def _decode_batch(body: bytes, lines: bool, now: datetime) -> Decoded:
     raw_events = split_lines(body) if lines else split_json(body)
     if len(raw_events) > MAX_BATCH_EVENTS:
         raise BodyTooLargeError(f"a batch holds at most {MAX_BATCH_EVENTS} events")
-    return [decode_event(raw, now) for raw in raw_events]
+    return decode_events(list(map(bytes, raw_events)), now)
 
 
 def split_lines(body: bytes) -> RawEvents:

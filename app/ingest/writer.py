@@ -3,44 +3,35 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
+import numpy as np
+
+from app.core.block import Array
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query, open_clickhouse
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
-from app.ingest.decode import Event
+from app.ingest.events import UUID_BYTES, Events, key_of
 from app.ingest.lease import Lease, lease_for
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = (
-    "id",
-    "user_id",
-    "movie_id",
-    "event_type",
-    "event_time",
-    "position_seconds",
-    "session_id",
-    "metadata",
-    "batch_id",
-)
 _DAY_SECONDS = 24 * 60 * 60
 _SETTLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Submission:
-    """Events that are acknowledged together: `stored` gets a bool an event, or an error."""
+    """Events that are acknowledged together: `stored` gets an array of bool, or an error."""
 
-    events: Sequence[Event]
+    events: Events
     limited: bool
     arrived: float
-    stored: asyncio.Future[list[bool]]
+    stored: asyncio.Future[Array]
 
 
 class Writer:
@@ -95,7 +86,7 @@ class Writer:
         await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
 
-    async def write(self, events: Sequence[Event], *, limited: bool = True) -> list[bool]:
+    async def write(self, events: Events, *, limited: bool = True) -> Array:
         """Have events stored; returns when they are, and every query sees them.
 
         Args:
@@ -103,15 +94,15 @@ class Writer:
                 for a caller that hands in one batch at a time and nothing else meanwhile.
 
         Returns:
-            For each event, True when it was stored and False when it is a repeat of one that is.
+            An array of bool: of each event, whether it was stored; else it repeats one that is.
 
         Raises:
             WriteBufferFullError: there is no room; none of them was taken.
             StoreUnavailableError, StoreError: some may be stored, some not; sending all of them
                 again stores the rest.
         """
-        if not events:
-            return []
+        if not len(events):
+            return np.zeros(0, np.bool_)
         if self._closing:
             raise StoreUnavailableError("the service is stopping")
         if limited and self._limited_events + len(events) > self._buffer_events:
@@ -142,7 +133,7 @@ class Writer:
             await self._wait_for_more()
             batch = self._next_batch()
             try:
-                outcomes = await self._flush([e for one in batch for e in one.events])
+                outcomes = await self._flush(Events.joined([one.events for one in batch]))
             except Exception as error:
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
@@ -182,52 +173,50 @@ class Writer:
             self._full.clear()
         return batch
 
-    async def _flush(self, events: Sequence[Event]) -> list[bool]:
+    async def _flush(self, events: Events) -> Array:
         turn = await self._lease.take()
-        outcomes = await self._are_new(events, turn.fence)
-        rows = [
-            _row(event, turn.number) for event, new in zip(events, outcomes, strict=True) if new
-        ]
-        if rows:
-            await self._store.insert("viewing_events", _COLUMNS, rows, fence=turn.fence)
+        block = events.block(turn.number)
+        await self._store.stage(block, fence=turn.fence)
+        new = await self._are_new(events, turn.fence)
+        if new.any():
+            if not new.all():
+                await self._store.stage(events.those(new).block(turn.number), fence=turn.fence)
+            await self._store.insert_staged("viewing_events", block, fence=turn.fence)
         try:
             await self._lease.give_back()
         except AnalyticsError as error:  # they are stored nevertheless
             logger.warning("the turn to write is not given back: %s", error)
-        return outcomes
+        return new
 
-    async def _are_new(self, events: Sequence[Event], fence: Fence | None) -> list[bool]:
-        """For each event, whether neither the store nor an earlier one here is the same."""
-        known = await self._stored(events, fence)
-        undated = [event.id for event in events if event.repeats_any_of_day]
-        last_seen = await self._stored_today(undated, fence)
-        outcomes = []
-        for event in events:
-            key = (event.id, event.event_time)
+    async def _are_new(self, events: Events, fence: Fence | None) -> Array:
+        """Of each staged event, whether neither the store nor an earlier one is the same."""
+        known = await self._stored(fence)
+        undated = events.rows["repeats_any_of_day"]
+        last_seen = await self._stored_today(events.rows["id"][undated], fence)
+        keys = events.keys()
+        if not known and not last_seen and not undated.any() and len(set(keys)) == len(keys):
+            return np.ones(len(events), np.bool_)
+        outcomes = np.zeros(len(events), np.bool_)
+        for place, (key, time, repeats_any_of_day) in enumerate(
+            zip(keys, events.rows["event_time"].tolist(), undated.tolist(), strict=True)
+        ):
+            of_id = key[:UUID_BYTES]
             repeated = key in known or (
-                event.repeats_any_of_day
-                and last_seen.get(event.id, 0) >= event.event_time - _DAY_SECONDS
+                repeats_any_of_day and last_seen.get(of_id, 0) >= time - _DAY_SECONDS
             )
-            outcomes.append(not repeated)
+            outcomes[place] = not repeated
             known.add(key)
-            last_seen[event.id] = max(last_seen.get(event.id, 0), event.event_time)
+            last_seen[of_id] = max(last_seen.get(of_id, 0), time)
         return outcomes
 
-    async def _stored(self, events: Sequence[Event], fence: Fence | None) -> set[tuple[UUID, int]]:
-        rows = await self._store.execute(
-            load_query("stored_events"),
-            {
-                "ids": list({event.id for event in events}),
-                "times": list({event.event_time for event in events}),
-            },
-            ahead=True,
-            fence=fence,
-        )
-        return {(UUID(row["id"]), row["event_time"]) for row in rows}
+    async def _stored(self, fence: Fence | None) -> set[bytes]:
+        """The keys of the staged events that the store has, and of others."""
+        rows = await self._store.execute(load_query("stored_events"), ahead=True, fence=fence)
+        return {key_of(UUID(row["id"]), row["event_time"]) for row in rows}
 
-    async def _stored_today(self, ids: Iterable[UUID], fence: Fence | None) -> dict[UUID, int]:
+    async def _stored_today(self, ids: Array, fence: Fence | None) -> dict[bytes, int]:
         """The last time of each id in the last 24 hours, for ids that have one."""
-        wanted = list(set(ids))
+        wanted = list({UUID(bytes=bytes(one)) for one in ids})
         if not wanted:
             return {}
         rows = await self._store.execute(
@@ -236,7 +225,7 @@ class Writer:
             ahead=True,
             fence=fence,
         )
-        return {UUID(row["id"]): row["last_time"] for row in rows}
+        return {UUID(row["id"]).bytes: row["last_time"] for row in rows}
 
 
 @asynccontextmanager
@@ -267,20 +256,6 @@ async def opened_writer(
         yield store, writer
 
 
-def _row(event: Event, batch_id: int) -> tuple[Any, ...]:
-    return (
-        event.id,
-        event.user_id,
-        event.movie_id,
-        event.event_type,
-        event.event_time,
-        event.position_seconds,
-        event.session_id,
-        event.metadata,
-        batch_id,
-    )
-
-
 def _log_failure(what: str, error: Exception) -> None:
     if isinstance(error, AnalyticsError):
         logger.warning("%s: %s", what, error)
@@ -304,11 +279,11 @@ def _fail(batch: Iterable[_Submission], error: Exception) -> None:
             submission.stored.set_exception(error)
 
 
-def _acknowledge(batch: Iterable[_Submission], outcomes: Sequence[bool]) -> None:
+def _acknowledge(batch: Iterable[_Submission], outcomes: Array) -> None:
     start = 0
     for submission in batch:
         end = start + len(submission.events)
         # Its caller may have gone away; the events stay.
         if not submission.stored.done():
-            submission.stored.set_result(list(outcomes[start:end]))
+            submission.stored.set_result(outcomes[start:end])
         start = end

@@ -15,8 +15,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 from app.core.config import Settings
 from app.core.errors import AnalyticsError
-from app.ingest.decode import Event, Rejected, decode_event
-from app.ingest.doors import Tally, reasons
+from app.ingest.decode import Rejected
+from app.ingest.decode_many import Decoded, decode_events
+from app.ingest.doors import Tally
 from app.ingest.rejections import RejectedEvents, RejectedMessage
 from app.ingest.writer import Writer
 from app.kafka_consumer.cluster import KAFKA_FAULTS
@@ -65,7 +66,7 @@ class _UnreadableMessage:
 
 @dataclass(slots=True)
 class _Batch:
-    """Messages in the order in which they came, each with what it was decoded to.
+    """Messages in the order in which they came, and what they are, once that is known.
 
     Attributes:
         assignment: the number of the assignment in which they were read.
@@ -75,7 +76,7 @@ class _Batch:
 
     assignment: int
     messages: list[ConsumerRecord] = field(default_factory=list)
-    decoded: Sequence[Event | Rejected] = ()
+    decoded: Decoded = field(default_factory=lambda: Decoded.of([]))
     firsts: dict[TopicPartition, int] = field(default_factory=dict)
     nexts: dict[TopicPartition, OffsetAndMetadata] = field(default_factory=dict)
     size: int = 0
@@ -300,16 +301,18 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
 
     def _decode(
         self, messages: Sequence[ConsumerRecord | _UnreadableMessage], now: datetime
-    ) -> list[Event | Rejected]:
-        decoded: list[Event | Rejected] = []
-        for message in messages:
-            if message.value is not None:
-                decoded.append(decode_event(message.value, now, self._types[message.topic]))
-            elif isinstance(message, _UnreadableMessage):
-                decoded.append(_UNREADABLE)
-            else:
-                decoded.append(_NO_VALUE)
-        return decoded
+    ) -> Decoded:
+        decoded = decode_events(
+            [message.value or b"" for message in messages],
+            now,
+            [self._types[message.topic] for message in messages],
+        )
+        without_value = {
+            place: _UNREADABLE if isinstance(message, _UnreadableMessage) else _NO_VALUE
+            for place, message in enumerate(messages)
+            if message.value is None
+        }
+        return decoded.without(without_value) if without_value else decoded
 
     async def _take(self, batch: _Batch) -> None:
         """Keep the messages that are no events, store the others, count them, commit.
@@ -323,17 +326,16 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
                 return  # it is read again, here or by another member
             with self._tally.taking(len(batch.messages)):
                 decoded = await self._keep_rejected(batch)
-                events = [one for one in decoded if isinstance(one, Event)]
-                outcomes = await self._writer.write(events, limited=False)
-                self._tally.settle(events, outcomes, reasons(decoded))
+                outcomes = await self._writer.write(decoded.events, limited=False)
+                self._tally.settle(decoded.events, outcomes, decoded.reasons())
             async with asyncio.timeout(STALLED_SECONDS):
                 await self._consumer.commit(batch.nexts)
 
-    async def _keep_rejected(self, batch: _Batch) -> Sequence[Event | Rejected]:
+    async def _keep_rejected(self, batch: _Batch) -> Decoded:
         """Keep the messages that are no events, unless they were kept before.
 
         Returns:
-            What each message is. One that was rejected stays so, though it may be an event by now:
+            What the messages are. One that was rejected stays so, though it may be an event by now:
             it is no longer in the future, say.
         """
         decoded = await self._with_kept(batch)
@@ -346,14 +348,15 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
                 one.detail,
                 message.value or b"",
             )
-            for message, one in zip(batch.messages, decoded, strict=True)
-            if isinstance(one, Rejected) and not isinstance(one, _KeptBefore)
+            for place, one in sorted(decoded.rejected.items())
+            if not isinstance(one, _KeptBefore)
+            for message in [batch.messages[place]]
         ]
         await self._rejected.keep(rejected, self._clock())
         self._on_rejected(rejected)
         return decoded
 
-    async def _with_kept(self, batch: _Batch) -> Sequence[Event | Rejected]:
+    async def _with_kept(self, batch: _Batch) -> Decoded:
         """What the messages were decoded to, or else that they were kept before."""
         kept: dict[TopicPartition, Mapping[int, RejectedMessage]] = {}
         for partition, first in batch.firsts.items():
@@ -367,13 +370,13 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
                 )
         if not any(kept.values()):
             return batch.decoded
-        decoded = list(batch.decoded)
+        before: dict[int, Rejected] = {}
         for place, message in enumerate(batch.messages):
             one = kept.get(TopicPartition(message.topic, message.partition), {}).get(message.offset)
             # The same offset is another message where a topic was removed and made again.
             if one is not None and one.payload == (message.value or b""):
-                decoded[place] = _KeptBefore(one.reason, one.detail)
-        return decoded
+                before[place] = _KeptBefore(one.reason, one.detail)
+        return batch.decoded.without(before)
 
     def _read_again(self, *batches: _Batch | None) -> None:
         """Go back to the first messages of batches, the earliest of which is given first."""

@@ -14,9 +14,10 @@ from app.core.clickhouse_client import ClickHouseClient, load_query
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, ConfigurationError
 from app.core.schema import SQL_FOLDER, database_statement, schema_statements
+from app.ingest.events import Events
 from app.ingest.rollups import load_rollups, repair_rollup
 from tests.conftest import PASSWORD, opened, running
-from tests.integration.test_writer import event, refusing, started
+from tests.integration.test_writer import event, refusing, started, write
 from tests.support.answers import PREFIX, assert_answers
 from tests.support.consistency import assert_rollups_match
 from tests.support.kills import USERS, make_batch
@@ -75,11 +76,12 @@ def values_for(sql: str) -> dict[str, Any]:
 
 async def test_every_query_runs_on_more_than_one_shard(server: NativeServer) -> None:
     async with opened(on_cluster(server, "two")) as store, started(store) as writer:
-        await writer.write([event()])
+        await write(writer, [event()])
+        await store.stage(Events.of([event()]).block(1))
         for path in sorted(SQL_FOLDER.glob("queries/*.sql")):
             sql = load_query(path.stem)
-            await store.execute(f"EXPLAIN AST {sql}", values_for(sql))
-            await store.execute(sql, values_for(sql))
+            await store.execute(f"EXPLAIN AST {sql}", values_for(sql), ahead=True)
+            await store.execute(sql, values_for(sql), ahead=True)
         for rollup in await load_rollups(store):
             await repair_rollup(store, rollup, 0, 2**64 - 1)
         # Each shard is the same node here: whatever is there is found twice.
@@ -174,14 +176,14 @@ async def test_the_answers_of_distributed_tables_are_the_truth(
 async def test_what_is_torn_behind_distributed_tables_is_repaired(server: NativeServer) -> None:
     async with opened(on_cluster(server, "one")) as store:
         async with started(store) as writer:
-            await writer.write([event() for _ in range(50)])
+            await write(writer, [event() for _ in range(50)])
             torn = [event() for _ in range(50)]
             async with refusing(store, "traffic", "_mv_local"):
                 with pytest.raises(AnalyticsError):
-                    await writer.write(torn)
+                    await write(writer, torn)
             with pytest.raises(AssertionError):
                 await assert_rollups_match(store)
-            await writer.write(torn)
+            await write(writer, torn)
         await assert_rollups_match(store)
         [row] = await store.execute("SELECT count() AS n, uniqExact(id) AS ids FROM viewing_events")
         assert row == {"n": 100, "ids": 100}

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,17 @@ from uuid import UUID
 
 import pytest
 
-from app.core.clickhouse_client import ClickHouseClient
+from app.core.clickhouse_client import ClickHouseClient, Fence
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError
+from app.ingest.events import Event, Events
 from app.ingest.lease import SharedLease, Turn
 from app.ingest.rollups import load_rollups, repair_rollup
 from tests.conftest import PASSWORD, drop_database, opened
-from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started
+from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started, write
 from tests.support.consistency import assert_rollups_match
 from tests.support.native_server import native_server
 from tests.support.wire import wire_to
-
-COLUMNS = ("id", "user_id", "movie_id", "event_type", "event_time", "batch_id")
 
 
 @pytest.fixture
@@ -37,8 +36,13 @@ async def stores(settings: Settings, count: int) -> AsyncIterator[list[ClickHous
         yield [await stack.enter_async_context(opened(settings)) for _ in range(count)]
 
 
-def row(number: int, event_id: int) -> tuple[object, ...]:
-    return (UUID(int=event_id), UUID(int=1), UUID(int=2), "start", AN_HOUR_AGO, number)
+async def insert(
+    store: ClickHouseClient, number: int, events: Sequence[Event], fence: Fence | None = None
+) -> None:
+    """As the writer does, whoever has the turn."""
+    block = Events.of(events).block(number)
+    await store.stage(block, fence=fence)
+    await store.insert_staged("viewing_events", block, fence=fence)
 
 
 async def lease_tables(store: ClickHouseClient) -> list[str]:
@@ -88,7 +92,7 @@ async def test_the_same_events_by_many_writers_are_stored_once(settings: Setting
             mine = dice.sample(events, len(events))
             stored = 0
             for start in range(0, len(mine), 50):
-                stored += sum(await writers[turn].write(mine[start : start + 50]))
+                stored += sum(await write(writers[turn], mine[start : start + 50]))
             return stored
 
         assert sum(await asyncio.gather(*(send(turn) for turn in range(4)))) == len(events)
@@ -125,8 +129,8 @@ async def test_what_is_written_after_the_turn_was_taken_away_is_refused(settings
         assert time.monotonic() - began < 5
         assert turn.number > lost.number
         with pytest.raises(StoreUnavailableError):
-            await one.insert("viewing_events", COLUMNS, [row(lost.number, 1)], fence=lost.fence)
-        await other.insert("viewing_events", COLUMNS, [row(turn.number, 2)], fence=turn.fence)
+            await insert(one, lost.number, [event(1)], lost.fence)
+        await insert(other, turn.number, [event(2)], turn.fence)
         await awake.give_back()
         await asleep.give_back()  # it doesn't know yet
         assert (await asleep.take()).number > turn.number
@@ -150,14 +154,10 @@ async def test_what_another_writer_left_torn_is_repaired(settings: Settings) -> 
     async with stores(settings, 2) as (one, other), started(other):
         left = SharedLease(one)
         turn = await left.take()
-        rows = [
-            (UUID(int=n), UUID(int=1), UUID(int=2), "start", at, turn.number)
-            for n in range(5)
-            for at in months
-        ]
+        events = [event(n, at=at) for n in range(5) for at in months]
         async with refusing(one, "traffic"):
             with pytest.raises(AnalyticsError):
-                await one.insert("viewing_events", COLUMNS, rows, fence=turn.fence)
+                await insert(one, turn.number, events, turn.fence)
         with pytest.raises(AssertionError):
             await assert_rollups_match(one)
         await until(lambda: is_free(one))
@@ -193,15 +193,15 @@ async def test_rows_with_greater_numbers_than_the_lease_are_put_in_order(
     """After a move from another server, or when the server lost power and the name with it."""
     async with stores(settings, 1) as (store,):
         async with started(store) as writer:
-            await writer.write([event(1)])
+            await write(writer, [event(1)])
         async with refusing(store, "user_stats"):
             with pytest.raises(AnalyticsError):
-                await store.insert("viewing_events", COLUMNS, [row(7_000, n) for n in range(2, 9)])
+                await insert(store, 7_000, [event(n) for n in range(2, 9)])
         with pytest.raises(AssertionError):
             await assert_rollups_match(store)
         async with started(store) as writer:
             await assert_rollups_match(store)
-            await writer.write([event(100)])
+            await write(writer, [event(100)])
         [last] = await store.execute("SELECT max(batch_id) AS n FROM viewing_events")
         assert last["n"] > 7_000
         await assert_rollups_match(store)
@@ -266,17 +266,15 @@ async def test_a_server_that_lost_power_and_the_name_with_it(tmp_path: Path) -> 
     with native_server(tmp_path / "store", PASSWORD) as server:
         settings = Settings(_env_file=None, **server.settings)
         async with stores(settings, 2) as (store, other), started(store) as writer:
-            await writer.write([event(1)])
+            await write(writer, [event(1)])
             [lease] = await lease_tables(store)
             number = int(lease.split("_")[-1]) + 1
             async with refusing(other, "user_stats"):
                 with pytest.raises(AnalyticsError):
-                    await other.insert(
-                        "viewing_events", COLUMNS, [row(number, n) for n in range(2, 9)]
-                    )
+                    await insert(other, number, [event(n) for n in range(2, 9)])
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
-            await writer.write([event(100)])
+            await write(writer, [event(100)])
             await assert_rollups_match(store)
             last = "SELECT max(batch_id) AS n FROM viewing_events"
             assert await store.execute(last) == [{"n": number + 1}]
@@ -285,5 +283,5 @@ async def test_a_server_that_lost_power_and_the_name_with_it(tmp_path: Path) -> 
 async def test_a_database_that_was_dropped_is_made_again(settings: Settings) -> None:
     for _ in range(2):
         async with opened(settings) as store, started(store) as writer:
-            assert await writer.write([event(1)]) == [True]
+            assert await write(writer, [event(1)]) == [True]
         await drop_database(settings)

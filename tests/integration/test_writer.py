@@ -1,7 +1,7 @@
 """The one way in: group commit, repeats, and what is left by an insert that was cut short."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ import pytest
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
-from app.ingest.decode import Event
+from app.ingest.events import Event, Events
 from app.ingest.lease import lease_for
 from app.ingest.writer import Writer
 from app.schemas.events import EventType
@@ -47,6 +47,11 @@ async def started(store: ClickHouseClient, **limits: Any) -> AsyncIterator[Write
         await writer.close()
 
 
+async def write(writer: Writer, events: Iterable[Event], *, limited: bool = True) -> list[bool]:
+    outcomes: list[bool] = (await writer.write(Events.of(events), limited=limited)).tolist()
+    return outcomes
+
+
 async def batch_sizes(store: ClickHouseClient) -> list[int]:
     rows = await store.execute(
         "SELECT count() AS n FROM viewing_events GROUP BY batch_id ORDER BY batch_id"
@@ -56,43 +61,43 @@ async def batch_sizes(store: ClickHouseClient) -> list[int]:
 
 async def test_what_arrives_together_is_one_insert(store: ClickHouseClient) -> None:
     async with started(store, batch_events=64, batch_age=3600) as writer:
-        outcomes = await asyncio.gather(*(writer.write([event()]) for _ in range(64)))
+        outcomes = await asyncio.gather(*(write(writer, [event()]) for _ in range(64)))
     assert outcomes == [[True]] * 64
     assert await batch_sizes(store) == [64]
 
 
 async def test_what_arrives_during_a_flush_is_the_next(store: ClickHouseClient) -> None:
     async with started(store) as writer:
-        first = asyncio.create_task(writer.write([event() for _ in range(3)]))
+        first = asyncio.create_task(write(writer, [event() for _ in range(3)]))
         for _ in range(5):  # its turn, then the writer's, which waits for the engine
             await asyncio.sleep(0)
-        others = [asyncio.create_task(writer.write([event()])) for _ in range(5)]
+        others = [asyncio.create_task(write(writer, [event()])) for _ in range(5)]
         await asyncio.gather(first, *others)
     assert await batch_sizes(store) == [3, 5]
 
 
 async def test_an_incomplete_batch_is_written_when_it_is_old(store: ClickHouseClient) -> None:
     async with started(store, batch_age=0.01) as writer:
-        assert await writer.write([event()]) == [True]
+        assert await write(writer, [event()]) == [True]
 
 
 async def test_closing_writes_what_waits(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600) as writer:
-        waiting = asyncio.create_task(writer.write([event(), event()]))
+        waiting = asyncio.create_task(write(writer, [event(), event()]))
         await asyncio.sleep(0)
     assert await waiting == [True, True]
     assert await batch_sizes(store) == [2]
     with pytest.raises(StoreUnavailableError, match="stopping"):
-        await writer.write([event()])
+        await write(writer, [event()])
 
 
 async def test_a_full_buffer_refuses_and_keeps_its_promises(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600, buffer_events=10) as writer:
-        waiting = asyncio.create_task(writer.write([event() for _ in range(9)]))
+        waiting = asyncio.create_task(write(writer, [event() for _ in range(9)]))
         await asyncio.sleep(0)
         with pytest.raises(WriteBufferFullError):
-            await writer.write([event(), event()])
-        fits = asyncio.create_task(writer.write([event()]))
+            await write(writer, [event(), event()])
+        fits = asyncio.create_task(write(writer, [event()]))
         await asyncio.sleep(0)
     assert await waiting == [True] * 9
     assert await fits == [True]
@@ -101,12 +106,12 @@ async def test_a_full_buffer_refuses_and_keeps_its_promises(store: ClickHouseCli
 
 async def test_who_is_not_limited_takes_no_room_of_others(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600, buffer_events=10) as writer:
-        large = asyncio.create_task(writer.write([event() for _ in range(30)], limited=False))
+        large = asyncio.create_task(write(writer, [event() for _ in range(30)], limited=False))
         await asyncio.sleep(0)
-        fits = asyncio.create_task(writer.write([event() for _ in range(10)]))
+        fits = asyncio.create_task(write(writer, [event() for _ in range(10)]))
         await asyncio.sleep(0)
         with pytest.raises(WriteBufferFullError):
-            await writer.write([event()])
+            await write(writer, [event()])
     assert await large == [True] * 30
     assert await fits == [True] * 10
 
@@ -114,13 +119,13 @@ async def test_who_is_not_limited_takes_no_room_of_others(store: ClickHouseClien
 async def test_there_is_room_again_after_a_flush(store: ClickHouseClient) -> None:
     async with started(store, buffer_events=10) as writer:
         for _ in range(3):
-            assert await writer.write([event() for _ in range(10)]) == [True] * 10
+            assert await write(writer, [event() for _ in range(10)]) == [True] * 10
 
 
 async def test_a_caller_that_goes_away_loses_nothing(store: ClickHouseClient) -> None:
     async with started(store, batch_age=3600) as writer:
-        gone = asyncio.create_task(writer.write([event(1)]))
-        stays = asyncio.create_task(writer.write([event(2)]))
+        gone = asyncio.create_task(write(writer, [event(1)]))
+        stays = asyncio.create_task(write(writer, [event(2)]))
         await asyncio.sleep(0)
         gone.cancel()
     assert await stays == [True]
@@ -130,7 +135,7 @@ async def test_a_caller_that_goes_away_loses_nothing(store: ClickHouseClient) ->
 async def test_merges_of_parts_lose_nothing(store: ClickHouseClient) -> None:
     async with started(store) as writer:
         for _ in range(4):
-            await writer.write([event(movie_id=UUID(int=n)) for n in range(5)])
+            await write(writer, [event(movie_id=UUID(int=n)) for n in range(5)])
     for rollup in ("popular_content", "user_stats", "traffic"):
         await store.execute(f"OPTIMIZE TABLE {rollup} FINAL")
     await assert_rollups_match(store)
@@ -138,19 +143,19 @@ async def test_merges_of_parts_lose_nothing(store: ClickHouseClient) -> None:
 
 async def test_repeats_are_told_by_id_and_second(store: ClickHouseClient) -> None:
     async with started(store) as writer:
-        assert await writer.write([event(1), event(2), event(1)]) == [True, True, False]
-        assert await writer.write([event(1), event(3)]) == [False, True]
+        assert await write(writer, [event(1), event(2), event(1)]) == [True, True, False]
+        assert await write(writer, [event(1), event(3)]) == [False, True]
         # A producer repeats an event, it does not re-date it: another time is another event.
-        assert await writer.write([event(1, at=AN_HOUR_AGO + 1)]) == [True]
-        assert await writer.write([event(1, at=AN_HOUR_AGO - 200 * DAY)]) == [True]
-        assert await writer.write([event(1, at=AN_HOUR_AGO - 200 * DAY)]) == [False]
+        assert await write(writer, [event(1, at=AN_HOUR_AGO + 1)]) == [True]
+        assert await write(writer, [event(1, at=AN_HOUR_AGO - 200 * DAY)]) == [True]
+        assert await write(writer, [event(1, at=AN_HOUR_AGO - 200 * DAY)]) == [False]
     async with started(store) as restarted:
-        assert await restarted.write([event(2), event(1)]) == [False, False]
+        assert await write(restarted, [event(2), event(1)]) == [False, False]
 
 
 async def test_repeats_in_one_flush_of_many_callers(store: ClickHouseClient) -> None:
     async with started(store, batch_events=32, batch_age=3600) as writer:
-        outcomes = await asyncio.gather(*(writer.write([event(1)]) for _ in range(32)))
+        outcomes = await asyncio.gather(*(write(writer, [event(1)]) for _ in range(32)))
     assert sorted(outcomes) == [[False]] * 31 + [[True]]
 
 
@@ -161,10 +166,10 @@ async def test_an_undated_event_repeats_any_of_the_last_day(store: ClickHouseCli
         return event(event_id, at=now, repeats_any_of_day=True)
 
     async with started(store) as writer:
-        await writer.write([event(1, at=now - DAY + 60), event(2, at=now - DAY - 60)])
-        assert await writer.write([undated(1), undated(2), undated(3)]) == [False, True, True]
-        assert await writer.write([undated(3), undated(2)]) == [False, False]
-        assert await writer.write([event(4, at=now - 60), undated(4)]) == [True, False]
+        await write(writer, [event(1, at=now - DAY + 60), event(2, at=now - DAY - 60)])
+        assert await write(writer, [undated(1), undated(2), undated(3)]) == [False, True, True]
+        assert await write(writer, [undated(3), undated(2)]) == [False, False]
+        assert await write(writer, [event(4, at=now - 60), undated(4)]) == [True, False]
 
 
 @asynccontextmanager
@@ -191,16 +196,16 @@ async def test_an_insert_that_fails_half_way_is_repaired_before_the_next(
 ) -> None:
     months = [AN_HOUR_AGO, AN_HOUR_AGO - 40 * DAY]
     async with started(store) as writer:
-        await writer.write([event(n, at=at) for n in range(5) for at in months])
+        await write(writer, [event(n, at=at) for n in range(5) for at in months])
         torn = [event(n, at=at) for n in range(3, 9) for at in months]
         async with refusing(store, rollup):
             with pytest.raises(AnalyticsError):
-                await writer.write(torn)
+                await write(writer, torn)
         assert sum(await batch_sizes(store)) > 10, "nothing was torn"
         with pytest.raises(AssertionError):
             await assert_rollups_match(store)
-        await writer.write(torn)
-        await writer.write([event(100)])
+        await write(writer, torn)
+        await write(writer, [event(100)])
     assert sum(await batch_sizes(store)) == 9 * 2 + 1
     await assert_rollups_match(store)
 
@@ -209,7 +214,7 @@ async def test_a_torn_batch_is_repaired_without_another_write(store: ClickHouseC
     async with started(store) as writer:
         async with refusing(store, "traffic"):
             with pytest.raises(AnalyticsError):
-                await writer.write([event()])
+                await write(writer, [event()])
         while not await store.execute("SELECT 1 FROM traffic"):
             pass
     await assert_rollups_match(store)
@@ -217,11 +222,11 @@ async def test_a_torn_batch_is_repaired_without_another_write(store: ClickHouseC
 
 async def test_the_start_repairs_what_a_dead_process_left(store: ClickHouseClient) -> None:
     async with started(store) as writer:
-        await writer.write([event(n, at=AN_HOUR_AGO - n * DAY) for n in range(50)])
+        await write(writer, [event(n, at=AN_HOUR_AGO - n * DAY) for n in range(50)])
         views = ("popular_content_mv", "user_stats_mv", "traffic_mv")
         for view in views:
             await store.execute(f"DETACH TABLE {view}")
-        await writer.write([event(n, at=AN_HOUR_AGO - n * DAY) for n in range(40, 90)])
+        await write(writer, [event(n, at=AN_HOUR_AGO - n * DAY) for n in range(40, 90)])
         for view in views:
             await store.execute(f"ATTACH TABLE {view}")
     with pytest.raises(AssertionError):

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ingest.decode import Event, Rejected, decode_event
+from app.ingest.decode import Rejected, decode_event
+from app.ingest.decode_many import decode_events
+from app.ingest.events import Event, Events
 from app.schemas.events import EventType, RejectionReason
 
 NOW = datetime(2026, 6, 15, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -329,3 +332,74 @@ def test_a_message_needs_a_time_of_its_own() -> None:
     decoded = decode_event(written(LEAST), NOW, EventType.START)
     assert isinstance(decoded, Rejected)
     assert (decoded.reason, decoded.field) == (RejectionReason.INVALID_FIELD, "timestamp")
+
+
+def assert_many_are_as_each(raws: list[bytes], topic_types: list[EventType] | None = None) -> None:
+    each = [
+        decode_event(raw, NOW, topic_types[n] if topic_types else None)
+        for n, raw in enumerate(raws)
+    ]
+    many = decode_events(raws, NOW, topic_types)
+    events = [one for one in each if isinstance(one, Event)]
+    expected = Events.of(events)
+    assert many.events.rows.tobytes() == expected.rows.tobytes()
+    assert many.events.metadata == expected.metadata
+    assert many.places.tolist() == [n for n, one in enumerate(each) if isinstance(one, Event)]
+    assert many.rejected == {n: one for n, one in enumerate(each) if isinstance(one, Rejected)}
+    assert len(many) == len(raws)
+
+
+def usual(viewing: Viewing, **fields: str) -> bytes:
+    """As most producers write it."""
+    least = {
+        "user_id": f'"{viewing.user}"', "movie_id": f'"{viewing.film}"',
+        "event_type": f'"{viewing.kind}"', "position_seconds": str(viewing.position),
+        "timestamp": f'"{viewing.moment.isoformat()}"',
+        "session_id": f'"{viewing.session}"' if viewing.session else "null",
+    }  # fmt: skip
+    return written(least | fields)
+
+
+def with_fields(viewing: Viewing, fields: dict[str, str]) -> bytes:
+    return usual(viewing, **fields)
+
+
+@given(st.data(), st.lists(viewings, max_size=8))
+def test_many_are_decoded_as_each_alone(data: Any, several: list[Viewing]) -> None:
+    raws = [
+        data.draw(
+            notations(viewing)
+            | st.just(usual(viewing))
+            | some_fields.map(partial(with_fields, viewing))
+            | json_texts.map(str.encode)
+            | st.binary()
+        )
+        for viewing in several
+    ]
+    assert_many_are_as_each(raws)
+    assert_many_are_as_each(raws, [data.draw(st.sampled_from(EventType)) for _ in raws])
+
+
+@pytest.mark.parametrize("topic_type", [None, *EventType])
+def test_odd_ones_among_many_are_decoded_as_each_alone(topic_type: EventType | None) -> None:
+    right = usual(Viewing(session=USER), metadata='{"device": "tv"}')
+    raws = [right]
+    for field, values in WRONG.items():
+        raws += [usual(Viewing(), **{field: value}) for value in values]
+    for moment in (NOW + timedelta(minutes=5), NOW - timedelta(days=365)):
+        raws += [usual(Viewing(moment=moment + n * MICROSECOND)) for n in (-1, 0, 1)]
+    raws += [
+        usual(Viewing(), position_seconds=value) for value in ("4294967295", "0.999", "-0.0", "1e3")
+    ]
+    raws += [
+        usual(Viewing(), metadata=value)
+        for value in ('{"a": "\\ud800"}', '{"a": "é"}', '{"a": %s}' % ("[" * 2000), "{}")
+    ]
+    raws += [usual(Viewing(), event_id=f'"{FILM}"'), written(LEAST)]
+    raws += [written({**LEAST, "event_id": f'"{FILM}"'}), usual(Viewing(), action='"stream_stop"')]
+    raws += [usual(Viewing(), user_id=f'"{text}"') for text in (str(USER).upper(), "é" * 36)]
+    raws.append(right)
+    types = None if topic_type is None else [topic_type] * len(raws)
+    assert_many_are_as_each(raws, types)
+    for raw in raws:
+        assert_many_are_as_each([raw], types and types[:1])

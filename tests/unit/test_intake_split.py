@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import MalformedBodyError, UnexpectedBodyError
-from app.ingest.decode import Event, Rejected, decode_event
+from app.ingest.decode import Rejected, decode_event
+from app.ingest.events import Event
 from app.ingest.intake import split_json, split_lines
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW
