@@ -44,6 +44,7 @@ async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool
             assert f"fsync_{name} = {int(fsync)}" in table["engine_full"]
         assert f"min_rows_to_fsync_after_merge = {int(fsync)}" in table["engine_full"]
         assert "old_parts_lifetime = 480" in table["engine_full"]
+        assert "min_bytes_for_full_part_storage = 10485760" in table["engine_full"]
 
 
 async def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
