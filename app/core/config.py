@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         description="Put before the names of the topics, where several services share a cluster.",
     )
     kafka_batch_events: int = Field(
-        20_000, ge=1, le=1_000_000, description="A batch from Kafka has at most so many messages."
+        50_000, ge=1, le=1_000_000, description="A batch from Kafka has at most so many messages."
     )
     kafka_batch_age_ms: int = Field(
         200,
