@@ -31,6 +31,7 @@ from app.ingest.intake import Intake
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
+from app.services.answers import Answers
 
 VERSION = "0.1.0"
 
@@ -83,6 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.store = store
         state.intake = Intake(writer, state.clock)
         state.service = AnalyticsService(store, state.clock)
+        state.answers = Answers(lambda: writer.version)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)

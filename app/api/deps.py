@@ -1,15 +1,17 @@
 """What an endpoint may be given."""
 
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
-from pydantic import AfterValidator
+from fastapi import Depends, Query, Request, Response
+from pydantic import AfterValidator, BaseModel
 
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
+from app.services.answers import Answers
 from app.services.window import load_zone
 
 # A client that is still sending doesn't read our answer: this much more is let in and thrown away.
@@ -43,10 +45,21 @@ def _check_started(request: Request) -> None:
         raise StoreUnavailableError("the store is not open yet")
 
 
-def _service(request: Request) -> AnalyticsService:
-    _check_started(request)
-    service: AnalyticsService = request.app.state.service
-    return service
+class Ask:
+    """Answers questions to the service, many who ask the same with one answer."""
+
+    def __init__(self, request: Request) -> None:
+        _check_started(request)
+        self.service: AnalyticsService = request.app.state.service
+        self._answers: Answers = request.app.state.answers
+
+    async def __call__(
+        self, tz: str, method: Callable[..., Awaitable[BaseModel]], *arguments: Hashable
+    ) -> Response:
+        """What a method of the service says to these arguments, of days in the zone `tz`."""
+        question = (method.__name__, arguments, self.service.today(tz))
+        body = await self._answers.get(question, lambda: method(*arguments))
+        return Response(body, media_type="application/json")
 
 
 def _intake(request: Request) -> Intake:
@@ -62,7 +75,7 @@ def _doors(request: Request) -> DoorsOfService:
 
 
 Body = Annotated[bytes, Depends(read_body)]
-Service = Annotated[AnalyticsService, Depends(_service)]
+Asked = Annotated[Ask, Depends(Ask)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
 

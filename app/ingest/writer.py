@@ -73,8 +73,16 @@ class Writer:
         self._limited_events = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
+        self._version = 0
+        # Whether something may be left to repair.
+        self._torn = False
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def version(self) -> int | None:
+        """Another number after each change of the store; None where others change it too."""
+        return self._version if self._store.exclusive else None
 
     async def start(self) -> None:
         """Repair what was cut short before, then take events.
@@ -134,7 +142,10 @@ class Writer:
             batch = self._next_batch()
             try:
                 outcomes = await self._flush(Events.joined([one.events for one in batch]))
+                self._version += 1
             except Exception as error:
+                self._version += 1  # some of it may be stored
+                self._torn = True
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
                 if self._closing:  # whoever waits for the end has waited for one
@@ -150,6 +161,9 @@ class Writer:
             return
         try:
             await self._lease.settle()
+            if self._torn:
+                self._version += 1
+                self._torn = False
         except Exception as error:
             _log_failure("what was cut short is not repaired yet", error)
 

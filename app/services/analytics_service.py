@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +37,10 @@ class AnalyticsService:
     def __init__(self, store: ClickHouseClient, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._clock = clock
+
+    def today(self, timezone: str) -> date:
+        """The last day of every window now."""
+        return last_days(1, timezone, self._clock()).last_day
 
     async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
         """The `limit` films with most starts; equal ones by their ids as text."""
