@@ -21,7 +21,7 @@ from fastapi_offline import FastAPIOffline
 from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
-from app.api.v1 import router as v1
+from app.api.v1.endpoints import analytics, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
@@ -62,8 +62,8 @@ def create_app(
     app.state.kafka = None
     app.state.ready = False
     app.state.draining = False
-    app.include_router(v1.router)
-    app.include_router(health.router)
+    for router in (analytics.router, events.router, ingestion.router, health.router):
+        app.router.routes.extend(router.routes)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     _describe_events(app)

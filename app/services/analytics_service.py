@@ -16,7 +16,7 @@ from app.schemas.analytics import (
     UserStats,
     ViewingTrends,
 )
-from app.services.window import Window, last_days
+from app.services.window import Window, last_days, load_zone
 
 
 def completion_rate(starts: int, finishes: int) -> float:
@@ -40,7 +40,7 @@ class AnalyticsService:
 
     def today(self, timezone: str) -> date:
         """The last day of every window now."""
-        return last_days(1, timezone, self._clock()).last_day
+        return self._clock().astimezone(load_zone(timezone)).date()
 
     async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
         """The `limit` films with most starts; equal ones by their ids as text."""

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Header, Response
 
 from app.api.deps import Body, Events
 from app.api.errors import described
+from app.api.v1 import PREFIX
 from app.schemas.events import MAX_BATCH_EVENTS, BatchReceipt, EventReceipt, ViewingEvent
 
-router = APIRouter(tags=["events"], responses=described(400, 413, 422, 500, 503))
+router = APIRouter(prefix=PREFIX, tags=["events"], responses=described(400, 413, 422, 500, 503))
 
 _EVENT = {"$ref": "#/components/schemas/ViewingEvent"}
 _EVENTS = {"type": "array", "items": _EVENT, "maxItems": MAX_BATCH_EVENTS}

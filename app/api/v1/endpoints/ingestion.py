@@ -4,9 +4,10 @@ from fastapi import APIRouter
 
 from app.api.deps import Doors
 from app.api.errors import described
+from app.api.v1 import PREFIX
 from app.schemas.ingestion import Ingestion
 
-router = APIRouter(tags=["events"], responses=described(500, 503))
+router = APIRouter(prefix=PREFIX, tags=["events"], responses=described(500, 503))
 
 
 @router.get("/ingestion")
