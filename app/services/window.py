@@ -58,6 +58,11 @@ class Window:
     def dates(self) -> list[date]:
         return [self.first_day + timedelta(days=n) for n in range(self.days)]
 
+    def midnights(self) -> list[datetime]:
+        """The instants at which its days begin, and the one at which the last of them ends."""
+        zone = load_zone(self.timezone)
+        return [_midnight(self.first_day + timedelta(days=n), zone) for n in range(self.days + 1)]
+
     def bounds(self) -> Parameters:
         """`first_day`, `last_day` for a rollup by UTC day; `start`, `end` for the events."""
         return {
@@ -73,11 +78,21 @@ class Window:
         `offset_starts` holds the instants from which an offset holds (seconds since 1970 UTC,
         ascending, the first not after `start`), `offset_seconds` the offsets from UTC.
         """
-        changes = _offset_changes(self.timezone, self.start, self.end)
+        clocks = self.clocks()
         return {
-            "offset_starts": [int(start.timestamp()) for start, _ in changes],
-            "offset_seconds": [seconds for _, seconds in changes],
+            "offset_starts": [start for start, _, _ in clocks],
+            "offset_seconds": [offset for _, _, offset in clocks],
         }
+
+    def clocks(self) -> list[tuple[int, int, int]]:
+        """The same as (from, to, offset), a piece for each setting of the clock."""
+        changes = _offset_changes(self.timezone, self.start, self.end)
+        starts = [int(start.timestamp()) for start, _ in changes]
+        ends = [*starts[1:], int(self.end.timestamp())]
+        return [
+            (start, end, offset)
+            for start, end, (_, offset) in zip(starts, ends, changes, strict=True)
+        ]
 
 
 def last_days(days: int, timezone: str, now: datetime) -> Window:
