@@ -47,6 +47,19 @@ CREATE TABLE IF NOT EXISTS viewing_events
     (
         SELECT user_id, event_time, movie_id, session_id, event_type, position_seconds
         ORDER BY user_id, event_time
+    ),
+
+    -- What each film had each quarter of an hour: for the parts of UTC days at both ends of a window in
+    -- another zone. As a projection it costs an insert a quarter of what a rollup does.
+    PROJECTION films_by_quarter
+    (
+        SELECT
+            toStartOfFifteenMinutes(event_time),
+            movie_id,
+            countIf(event_type = 'start'),
+            countIf(event_type = 'finish'),
+            uniqState(reinterpretAsUUID(cityHash64(user_id)))
+        GROUP BY toStartOfFifteenMinutes(event_time), movie_id
     )
 )
 ENGINE = MergeTree
@@ -80,7 +93,8 @@ PARTITION BY toYYYYMM(event_date)
 ORDER BY (event_date, movie_id)
 -- A day more than the events', whose last day goes hour by hour.
 TTL event_date + INTERVAL 366 DAY
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+-- Small granules: of each day the states of a few films are wanted.
+SETTINGS index_granularity = 256, fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS popular_content_mv TO popular_content AS

@@ -61,8 +61,9 @@ class AnalyticsService:
     async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
         """The `limit` films with most starts; equal ones by their ids as text."""
         window = last_days(days, timezone, self._clock())
-        query = "popular_content" if window.in_utc else "popular_content_from_events"
-        rows = await self._ask(query, {**window.bounds(), "limit": limit})
+        query = "popular_content" if window.in_utc else "popular_content_in_zone"
+        about = {**window.bounds(), **window.whole_utc_days(), "limit": limit}
+        rows = await self._ask(query, about)
         films = [
             PopularFilm(
                 movie_id=row["movie_id"],

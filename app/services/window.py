@@ -11,6 +11,7 @@ from app.core.clickhouse_client import Parameters
 # All changes of an offset happen on a quarter of an hour, and none twice within a day.
 _QUARTER = timedelta(minutes=15)
 _DAY = timedelta(days=1)
+_DAY_SECONDS = 86_400
 
 
 @cache
@@ -70,6 +71,19 @@ class Window:
             "last_day": self.last_day,
             "start": int(self.start.timestamp()),
             "end": int(self.end.timestamp()),
+        }
+
+    def whole_utc_days(self) -> Parameters:
+        """The UTC days that lie in the window as a whole: `whole_start` to `whole_end`, exclusive.
+
+        Both are midnights in UTC. In a window of a day there may be none: then they are equal.
+        """
+        start = int(self.start.timestamp())
+        end = int(self.end.timestamp())
+        whole_start = -(-start // _DAY_SECONDS) * _DAY_SECONDS
+        return {
+            "whole_start": min(whole_start, end),
+            "whole_end": max(end // _DAY_SECONDS * _DAY_SECONDS, min(whole_start, end)),
         }
 
     def offsets(self) -> Parameters:

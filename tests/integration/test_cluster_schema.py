@@ -49,6 +49,8 @@ REJECTIONS = """
 VALUES: dict[str, Any] = {
     "start": DAY + 86_400 + 900,
     "end": DAY + 15 * 86_400,
+    "whole_start": DAY + 2 * 86_400,
+    "whole_end": DAY + 15 * 86_400,
     "since": DAY + 2_000,
     "times": [DAY, DAY + 997, DAY + 5 * 997],
     "first_day": "2027-01-17",
