@@ -45,7 +45,7 @@ async def repair_rollup(
     """Add what the events say and the rollup doesn't, for every key that the batches touch.
 
     Doing it again adds nothing, and being killed half-way leaves the rest to the next time: sums
-    are compared before they are added, and a uniq state that is merged twice counts once.
+    are compared before they are added, and a state that is merged twice counts once.
 
     Args:
         first, last: numbers of batches, both inclusive.
@@ -64,19 +64,31 @@ def repair_statement(rollup: Rollup, condition: str = "1") -> str:
         f"(SELECT * FROM {_EVENTS}"
         " WHERE batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64})"
     )
-    touched = f"SELECT {keys} FROM ({rollup.source.replace(_EVENTS, of_batches, 1)})"
+    of_source = rollup.source.replace(_EVENTS, of_batches, 1)
+    if not rollup.sums:
+        # Nothing to compare: what the batches hold is merged in, be it there or not.
+        return f"""
+            INSERT INTO {rollup.table} ({columns})
+            SELECT {columns} FROM ({of_source}) WHERE {condition}
+        """
+    touched = f"SELECT {keys} FROM ({of_source})"
     sums = ", ".join(f"sum({rollup.table}.{column}) AS {column}" for column in rollup.sums)
     # Never negative, though retention may have taken events that the rollup still counts.
-    missing = ", ".join(
+    missing = [
         f"greatest(toInt64(there.{column}) - toInt64(here.{column}), 0) AS {column}"
         for column in rollup.sums
+    ]
+    values = ", ".join(
+        [
+            *(f"there.{key}" for key in rollup.keys),
+            *missing,
+            *(f"there.{state}" for state in rollup.states),
+        ]
     )
     lacks = " OR ".join(f"there.{column} > here.{column}" for column in rollup.sums)
     return f"""
         INSERT INTO {rollup.table} ({columns})
-        SELECT {", ".join(f"there.{key}" for key in rollup.keys)},
-               {missing},
-               {", ".join(f"there.{state}" for state in rollup.states)}
+        SELECT {values}
         FROM (SELECT * FROM ({rollup.source}) WHERE ({keys}) IN ({touched})) AS there
         LEFT JOIN
         (

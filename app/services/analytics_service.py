@@ -1,12 +1,14 @@
 """The answers: each asks the store, shapes what it says, and returns it."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from app.core.clickhouse_client import ClickHouseClient, Row, load_query
+from app.core.clickhouse_client import ClickHouseClient, Parameters, Row, load_query
 from app.schemas.analytics import (
     PeakHour,
     PeakHours,
@@ -16,12 +18,30 @@ from app.schemas.analytics import (
     UserStats,
     ViewingTrends,
 )
+from app.services.blocks import Block, block_parameters, blocks_by_day, blocks_by_hour
 from app.services.window import Window, last_days, load_zone
 
 
 def completion_rate(starts: int, finishes: int) -> float:
     """Finishes for every hundred starts, at most 100, to two places; 0 when nothing was started."""
     return round(min(100.0, 100 * finishes / starts), 2) if starts else 0.0
+
+
+# Of clickhouse/schema.sql: what a hash is taken modulo.
+_PLACES = 2**20
+# Fewer are counted: an answer about some thousands is exact. And of more, too few places are free.
+_FEW = 8_000
+_MANY = _PLACES * 63 // 64
+
+
+def is_clear(taken: int) -> bool:
+    """Whether the number of places that ids take tells how many ids there are, within 1 %."""
+    return _FEW <= taken <= _MANY
+
+
+def distinct(taken: int) -> int:
+    """How many ids take so many places, when each takes one at random ("linear counting")."""
+    return round(-_PLACES * math.log1p(-taken / _PLACES))
 
 
 class AnalyticsService:
@@ -45,8 +65,9 @@ class AnalyticsService:
     async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
         """The `limit` films with most starts; equal ones by their ids as text."""
         window = last_days(days, timezone, self._clock())
-        query = "popular_content" if window.in_utc else "popular_content_from_events"
-        rows = await self._ask(query, {**window.bounds(), "limit": limit})
+        query = "popular_content" if window.in_utc else "popular_content_in_zone"
+        about = {**window.bounds(), **window.whole_utc_days(), "limit": limit}
+        rows = await self._ask(query, about)
         films = [
             PopularFilm(
                 movie_id=row["movie_id"],
@@ -80,39 +101,61 @@ class AnalyticsService:
     async def get_viewing_trends(self, days: int, timezone: str) -> ViewingTrends:
         """A row for every day of the window, ascending, with zeros where nothing happened."""
         window = last_days(days, timezone, self._clock())
-        rows = await self._ask("trends", {**window.bounds(), **window.offsets()})
+        blocks = blocks_by_day(window)
+        rows, users, movies = await asyncio.gather(
+            self._ask("trends", {**window.bounds(), **window.offsets()}),
+            self._distinct(window, blocks, {"by_hour": 0, "of_movies": 0}),
+            self._distinct(window, blocks, {"by_hour": 0, "of_movies": 1}),
+        )
         # Counted from the window's first day by the local clock; one the zone skipped has no row.
-        by_day = {window.first_day + timedelta(days=row["day"]): row for row in rows}
+        by_day = {row["day"]: row for row in rows}
         items = [
             TrendDay(
                 date=day,
                 starts=row["starts"],
                 finishes=row["finishes"],
-                unique_users=row["users"],
-                unique_movies=row["movies"],
+                unique_users=users.get(number, 0),
+                unique_movies=movies.get(number, 0),
             )
-            for day in window.dates()
-            for row in [by_day.get(day, _NOTHING)]
+            for number, day in enumerate(window.dates())
+            for row in [by_day.get(number, _NOTHING)]
         ]
         return ViewingTrends(**_period(window), items=items, total_items=len(items))
 
     async def get_peak_hours(self, days: int, timezone: str) -> PeakHours:
         """24 rows: the events of each hour on the zone's clock, over all days of the window."""
         window = last_days(days, timezone, self._clock())
-        rows = await self._ask("peak_hours", {**window.bounds(), **window.offsets()})
-        by_hour = {row["hour"]: row for row in rows}
+        rows, users = await asyncio.gather(
+            self._ask("peak_hours", {**window.bounds(), **window.offsets()}),
+            self._distinct(window, blocks_by_hour(window), {"by_hour": 1, "of_movies": 0}),
+        )
+        by_hour = {row["hour"]: row["events"] for row in rows}
         items = [
-            PeakHour(hour=hour, events_count=row["events"], unique_users=row["users"])
+            PeakHour(hour=hour, events_count=by_hour.get(hour, 0), unique_users=users.get(hour, 0))
             for hour in range(24)
-            for row in [by_hour.get(hour, _NOTHING)]
         ]
-        return PeakHours(**_period(window), items=items, total_items=len(items))
+        return PeakHours(**_period(window), items=items, total_items=24)
+
+    async def _distinct(
+        self, window: Window, blocks: Mapping[int, list[Block]], what: Parameters
+    ) -> dict[int, int]:
+        """How many users or films there were in each group of blocks that had any."""
+        about = {**window.bounds(), **window.offsets(), **what}
+        every = chain.from_iterable(blocks.values())
+        rows = await self._ask("audience", {**about, **block_parameters(every)})
+        numbers = {row["group"]: distinct(row["ids"]) for row in rows if is_clear(row["ids"])}
+        unclear = [row["group"] for row in rows if row["group"] not in numbers]
+        if unclear:
+            some = chain.from_iterable(blocks[group] for group in unclear)
+            rows = await self._ask("audience_counted", {**about, **block_parameters(some)})
+            numbers |= {row["group"]: row["ids"] for row in rows}
+        return numbers
 
     async def _ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
         return await self._store.execute(load_query(query), parameters)
 
 
-_NOTHING: Row = {"starts": 0, "finishes": 0, "events": 0, "users": 0, "movies": 0}
+_NOTHING: Row = {"starts": 0, "finishes": 0}
 
 
 def _period(window: Window) -> dict[str, Any]:

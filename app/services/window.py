@@ -11,6 +11,7 @@ from app.core.clickhouse_client import Parameters
 # All changes of an offset happen on a quarter of an hour, and none twice within a day.
 _QUARTER = timedelta(minutes=15)
 _DAY = timedelta(days=1)
+_DAY_SECONDS = 86_400
 
 
 @cache
@@ -58,6 +59,11 @@ class Window:
     def dates(self) -> list[date]:
         return [self.first_day + timedelta(days=n) for n in range(self.days)]
 
+    def midnights(self) -> list[datetime]:
+        """The instants at which its days begin, and the one at which the last of them ends."""
+        zone = load_zone(self.timezone)
+        return [_midnight(self.first_day + timedelta(days=n), zone) for n in range(self.days + 1)]
+
     def bounds(self) -> Parameters:
         """`first_day`, `last_day` for a rollup by UTC day; `start`, `end` for the events."""
         return {
@@ -67,17 +73,40 @@ class Window:
             "end": int(self.end.timestamp()),
         }
 
+    def whole_utc_days(self) -> Parameters:
+        """The UTC days that lie in the window as a whole: `whole_start` to `whole_end`, exclusive.
+
+        Both are midnights in UTC. In a window of a day there may be none: then they are equal.
+        """
+        start = int(self.start.timestamp())
+        end = int(self.end.timestamp())
+        whole_start = -(-start // _DAY_SECONDS) * _DAY_SECONDS
+        return {
+            "whole_start": min(whole_start, end),
+            "whole_end": max(end // _DAY_SECONDS * _DAY_SECONDS, min(whole_start, end)),
+        }
+
     def offsets(self) -> Parameters:
         """The zone's clock within the window, for the store to tell local time by.
 
         `offset_starts` holds the instants from which an offset holds (seconds since 1970 UTC,
         ascending, the first not after `start`), `offset_seconds` the offsets from UTC.
         """
-        changes = _offset_changes(self.timezone, self.start, self.end)
+        clocks = self.clocks()
         return {
-            "offset_starts": [int(start.timestamp()) for start, _ in changes],
-            "offset_seconds": [seconds for _, seconds in changes],
+            "offset_starts": [start for start, _, _ in clocks],
+            "offset_seconds": [offset for _, _, offset in clocks],
         }
+
+    def clocks(self) -> list[tuple[int, int, int]]:
+        """The same as (from, to, offset), a piece for each setting of the clock."""
+        changes = _offset_changes(self.timezone, self.start, self.end)
+        starts = [int(start.timestamp()) for start, _ in changes]
+        ends = [*starts[1:], int(self.end.timestamp())]
+        return [
+            (start, end, offset)
+            for start, end, (_, offset) in zip(starts, ends, changes, strict=True)
+        ]
 
 
 def last_days(days: int, timezone: str, now: datetime) -> Window:

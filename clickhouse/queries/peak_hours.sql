@@ -4,9 +4,8 @@ WITH
     utc + {offset_seconds:Array(Int32)}[arrayLastIndex(start -> start <= utc, {offset_starts:Array(UInt32)})]
         AS local
 SELECT
-    intDiv(local, 3600) % 24    AS hour,
-    sum(traffic_mv.events)      AS events,
-    uniqMerge(traffic_mv.users) AS users
+    intDiv(local, 3600) % 24 AS hour,
+    sum(traffic_mv.events)   AS events
 FROM traffic_mv
 WHERE quarter >= {start:DateTime('UTC')} AND quarter < {end:DateTime('UTC')}
 GROUP BY hour

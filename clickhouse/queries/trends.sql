@@ -5,10 +5,8 @@ WITH
         AS local
 SELECT
     toDate(toDateTime(local, 'UTC')) - {first_day:Date} AS day,
-    sum(traffic_mv.starts)       AS starts,
-    sum(traffic_mv.finishes)     AS finishes,
-    uniqMerge(traffic_mv.users)  AS users,
-    uniqMerge(traffic_mv.movies) AS movies
+    sum(traffic_mv.starts)   AS starts,
+    sum(traffic_mv.finishes) AS finishes
 FROM traffic_mv
 WHERE quarter >= {start:DateTime('UTC')} AND quarter < {end:DateTime('UTC')}
 GROUP BY day

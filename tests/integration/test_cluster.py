@@ -27,7 +27,9 @@ from tests.support.oracle import Truth
 DATABASE = "analytics"
 CLUSTER = "all-shards"
 RENDERED = [database_statement(DATABASE, CLUSTER), *schema_statements(DATABASE, CLUSTER)]
-TABLES = ("viewing_events", "popular_content", "user_stats", "traffic", "rejected_events")
+TABLES = (
+    "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -112,9 +114,10 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
         "user_stats": "cityHash64(user_id)",
         "popular_content": "cityHash64(event_date, movie_id)",
         "traffic": "cityHash64(quarter)",
+        "audience": "cityHash64(minutes, days, begin)",
         "rejected_events": "cityHash64(topic, `partition`, `offset`, cityHash64(payload))",
     }
-    views = ("popular_content", "user_stats", "traffic")
+    views = ("popular_content", "user_stats", "traffic", "audience")
     assert engines == {
         **{n: f"Distributed('{CLUSTER}', '{DATABASE}', '{n}_local', {k})" for n, k in keys.items()},
         **{
@@ -125,7 +128,7 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
 
 def test_without_a_cluster_the_schema_is_as_it_is_written() -> None:
     statements = schema_statements(DATABASE, None)
-    assert len(statements) == 8
+    assert len(statements) == 10
     assert not any("_local" in one or "CLUSTER" in one or "--" in one for one in statements)
 
 

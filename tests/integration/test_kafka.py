@@ -30,7 +30,9 @@ from tests.support.viewing import USERS, ZONES, event_lists
 
 TOPICS = {"start": "stream.start", "progress": "stream.progress", "finish": "stream.stop"}
 ACTIONS = {"start": "stream_start", "progress": "stream_progress", "finish": "stream_stop"}
-TABLES = ("viewing_events", "popular_content", "user_stats", "traffic", "rejected_events")
+TABLES = (
+    "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
+)  # fmt: skip
 USER = USERS[0]
 
 

@@ -129,7 +129,9 @@ async def test_any_database_name_works(settings: Settings, database: str) -> Non
             columns = ("id", "event_time", "event_type", "batch_id")
             await store.insert("viewing_events", columns, [(uuid4(), 1_800_000_000, "start", 1)])
             rollups = await load_rollups(store)
-            assert {one.table for one in rollups} == {"popular_content", "user_stats", "traffic"}
+            assert {one.table for one in rollups} == {
+                "popular_content", "user_stats", "traffic", "audience",
+            }  # fmt: skip
             for rollup in rollups:
                 await repair_rollup(store, rollup, 1, 1)
             [row] = await store.execute("SELECT sum(events) AS n FROM traffic")

@@ -6,6 +6,8 @@ from typing import Any
 
 from app.core.clickhouse_client import ClickHouseClient
 
+BLOCKS = [(minutes, days) for minutes in (15, 60) for days in (1, 4, 16, 64)]
+BLOCKS += [(240, 1), (1440, 1)]
 COUNTS = ("starts", "finishes", "events")
 
 
@@ -23,8 +25,9 @@ async def assert_rollups_match(store: ClickHouseClient) -> None:
         events,
         "traffic",
         ["toString(quarter)"],
-        {"users": "user_id", "movies": "movie_id"},
+        {},
     )
+    await _assert_same_audience(store, events)
 
 
 async def _assert_same(
@@ -53,6 +56,28 @@ async def _assert_same(
         f" FROM {table} GROUP BY {', '.join(keys)}"
     )
     assert {tuple(row.pop("key")): tuple(row.values()) for row in rows} == expected, table
+
+
+async def _assert_same_audience(store: ClickHouseClient, events: list[dict[str, Any]]) -> None:
+    users, movies = defaultdict(set), defaultdict(set)
+    for event in events:
+        time = int(datetime.fromisoformat(event["time"] + "+00:00").timestamp())
+        for minutes, days in BLOCKS:
+            span, length = days * 86_400, minutes * 60
+            block = (minutes, days, time // span * span + time % 86_400 // length * length)
+            users[block].add(event["user_id"])
+            movies[block].add(event["movie_id"])
+    rows = await store.execute(
+        "SELECT minutes, days, toUnixTimestamp(begin) AS begin,"
+        " uniqCombined64Merge(17)(audience.users) AS users,"
+        " uniqCombined64Merge(17)(audience.movies) AS movies,"
+        " groupBitmapMerge(user_places) AS user_places,"
+        " groupBitmapMerge(movie_places) AS movie_places"
+        " FROM audience GROUP BY minutes, days, begin"
+    )
+    found = {tuple(row.values())[:3]: tuple(row.values())[3:] for row in rows}
+    # So few ids have a place each, as a rule.
+    assert found == {block: (len(users[block]), len(movies[block])) * 2 for block in users}
 
 
 def _key(event: dict[str, Any], key: str) -> str:

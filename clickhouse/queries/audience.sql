@@ -1,0 +1,26 @@
+-- How many places of 2^20 the hashes of users, or of films, take on each local day or in each hour of the
+-- local clock.
+-- From blocks that each lie within one of them: how long they are, of how many days, and their begins.
+WITH
+    toUnixTimestamp(begin) AS utc,
+    utc + {offset_seconds:Array(Int32)}[arrayLastIndex(start -> start <= utc, {offset_starts:Array(UInt32)})]
+        AS local
+SELECT
+    if(
+        {by_hour:Bool},
+        intDiv(local, 3600) % 24,
+        toDate(toDateTime(local, 'UTC')) - {first_day:Date}
+    ) AS `group`,
+    if(
+        {of_movies:Bool},
+        groupBitmapMerge(audience_mv.movie_places),
+        groupBitmapMerge(audience_mv.user_places)
+    ) AS ids
+FROM audience_mv
+WHERE (minutes, days, begin) IN
+(
+    SELECT arrayJoin(arrayZip(
+        {minutes:Array(UInt16)}, {days:Array(UInt8)}, {begins:Array(DateTime('UTC'))}
+    ))
+)
+GROUP BY `group`
