@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 
+from app.core.block import Column
 from app.core.clickhouse_client import ClickHouseClient, Row, load_query, open_clickhouse
 from app.core.config import Settings
 from app.core.errors import ConfigurationError
@@ -133,10 +136,21 @@ async def fill(store: ClickHouseClient, schema: Sequence[str], shard: int | None
 
 async def answers(store: ClickHouseClient) -> dict[str, list[Row]]:
     """Of every query, in an order that is always the same."""
-    ids = await store.execute(f"SELECT id, user_id FROM ({EVENTS}) WHERE event_time < {DAY + 9000}")
-    values = VALUES | {"ids": [row["id"] for row in ids], "user_id": ids[0]["user_id"]}
+    events = await store.execute(
+        "SELECT id, user_id, toUnixTimestamp(event_time) AS time"
+        f" FROM ({EVENTS}) WHERE event_time < {DAY + 9000}"
+    )
+    ids = [row["id"] for row in events]
+    values = VALUES | {"ids": ids, "user_id": events[0]["user_id"]}
+    await store.stage(
+        {
+            "id": Column("UUID", np.array([list(UUID(one).bytes) for one in ids], np.uint8)),
+            "event_time": Column("UInt32", np.array([row["time"] for row in events], np.uint32)),
+        }
+    )
     return {
-        name: sorted(await store.execute(load_query(name), values), key=str) for name in QUERIES
+        name: sorted(await store.execute(load_query(name), values, ahead=True), key=str)
+        for name in QUERIES
     }
 
 
