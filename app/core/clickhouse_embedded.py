@@ -22,11 +22,17 @@ from app.core.clickhouse_client import (
 from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.clickhouse_values import as_text, escape
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-from app.core.schema import schema_statements
+from app.core.schema import apply_schema
 
-# A part of fewer bytes is one file instead of some twenty: a flush of few events takes 0.7 of the
-# time. Not in clickhouse/schema.sql, for a server need not know such parts.
-_PACKED_BYTES = 10 * 1024 * 1024
+# What suits an engine that shares its processors with the service. Not in clickhouse/schema.sql: a
+# server need not know all of it.
+_TABLE_SETTINGS = {
+    # A part of fewer bytes is one file instead of some twenty: a flush takes 0.7 of the time.
+    "min_bytes_for_full_part_storage": 10 * 1024 * 1024,
+    # More parts at a time, and so fewer times: 0.7 of the work for an event, all in all.
+    "merge_selector_base": 12,
+    "min_parts_to_merge_at_once": 10,
+}
 
 _INCOMING = re.compile(rf"\b{INCOMING}\b")
 
@@ -81,19 +87,19 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._has_database = True
 
     async def ensure_tables(self) -> None:
-        for statement in schema_statements(self.database, cluster=None):
-            await self.execute(statement)
+        await apply_schema(self.execute, self.database, None)
         await self._apply_settings()
 
     async def _apply_settings(self) -> None:
         """Bring every table to the present CLICKHOUSE_FSYNC, and its parts to what is best here."""
         fsync = int(self._fsync)
-        settings = (
-            f"fsync_after_insert = {fsync}",
-            f"fsync_part_directory = {fsync}",
-            f"min_rows_to_fsync_after_merge = {fsync}",
-            f"min_bytes_for_full_part_storage = {_PACKED_BYTES}",
-        )
+        values = {
+            "fsync_after_insert": fsync,
+            "fsync_part_directory": fsync,
+            "min_rows_to_fsync_after_merge": fsync,
+            **_TABLE_SETTINGS,
+        }
+        settings = [f"{name} = {value}" for name, value in values.items()]
         tables = await self.execute(
             "SELECT name, engine_full FROM system.tables"
             " WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"

@@ -34,7 +34,7 @@ from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.clickhouse_values import Quoted, plain, sendable
 from app.core.config import Settings
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-from app.core.schema import database_statement, schema_statements
+from app.core.schema import apply_schema, database_statement
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +173,11 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         self._has_database = True
 
     async def ensure_tables(self) -> None:
-        for statement in schema_statements(self.database, self.cluster):
-            await self._require("CLICKHOUSE_USER", statement)
+        await apply_schema(
+            lambda statement: self._require("CLICKHOUSE_USER", statement),
+            self.database,
+            self.cluster,
+        )
         # What writing needs besides: better found out now than by the first event.
         await self._require("CLICKHOUSE_USER", _incoming("id UUID"))
         await self._require("CLICKHOUSE_USER", "SELECT count() FROM system.processes")
@@ -188,10 +191,10 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 f"{'without' if self.cluster else 'with'} a cluster; see docs/scaling.md"
             )
 
-    async def _require(self, variable: str, statement: str) -> None:
+    async def _require(self, variable: str, statement: str) -> list[Row]:
         """Run what the service can't do without; the variable names whose rights it takes."""
         try:
-            await self.execute(statement)
+            return await self.execute(statement)
         except (StoreError, StoreUnavailableError) as error:
             cause = error.__cause__
             if isinstance(cause, ServerException) and cause.code in _NOT_ALLOWED:

@@ -1,7 +1,9 @@
 """Where `clickhouse/schema.sql` becomes statements, for one server or for a cluster."""
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from app.core.errors import ConfigurationError
 
@@ -46,6 +48,40 @@ def schema_statements(database: str, cluster: str | None) -> list[str]:
         for statement in statements
         for rendered in _on_cluster(statement, database, cluster)
     ]
+
+
+UNFILLED = "unfilled_"
+"""How the name of a table begins that says: the rollup of that name lacks what was there before."""
+
+_MADE_VIEW = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?:`\w+`\.)?(\w+)")
+_FILLED = re.compile(r" TO (?:`\w+`\.)?(\w+)")
+
+
+async def apply_schema(
+    execute: Callable[[str], Awaitable[list[dict[str, Any]]]], database: str, cluster: str | None
+) -> None:
+    """Bring the database to `clickhouse/schema.sql`; nothing changes when it is there.
+
+    A view sees what is inserted after it was made. Where there are events already, a table
+    `unfilled_<rollup>` is made before it, to say so until the rollup is filled.
+    """
+    there = {
+        row["name"]
+        for row in await execute(
+            "SELECT name FROM system.tables WHERE database = currentDatabase()"
+        )
+    }
+    has_events = "viewing_events" in there and bool(
+        await execute("SELECT 1 AS one FROM viewing_events LIMIT 1")
+    )
+    for statement in schema_statements(database, cluster):
+        view, target = _MADE_VIEW.match(statement), _FILLED.search(statement)
+        if view and target and view[1] not in there and has_events:
+            await execute(
+                f"CREATE TABLE IF NOT EXISTS {UNFILLED}{target[1].removesuffix(LOCAL)}"
+                " (nothing UInt8) ENGINE = MergeTree ORDER BY tuple()"
+            )
+        await execute(statement)
 
 
 def _on_cluster(statement: str, database: str, cluster: str) -> list[str]:

@@ -6,9 +6,13 @@ not completed can be missing. Which rollups there are, and what they hold, is as
 another one in `clickhouse/schema.sql` needs nothing here.
 """
 
+import logging
 from dataclasses import dataclass
 
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
+from app.core.schema import UNFILLED
+
+logger = logging.getLogger(__name__)
 
 _EVENTS = "viewing_events"
 
@@ -54,6 +58,24 @@ async def repair_rollup(
     await store.execute(
         statement, {"first_batch": first, "last_batch": last}, ahead=True, fence=fence
     )
+
+
+async def fill_new_rollups(store: ClickHouseClient, fence: Fence | None) -> None:
+    """Give rollups that are new to a store the events that it had before them.
+
+    Being killed half-way leaves it to the next start, which may do some of it again.
+    """
+    unfilled = await store.execute(load_query("unfilled_rollups"), ahead=True, fence=fence)
+    new = {row["table"] for row in unfilled}
+    for rollup in await load_rollups(store, fence) if new else []:
+        if rollup.table not in new:
+            continue
+        logger.info("filling the new rollup %s", rollup.table)
+        first = 0
+        for row in await store.execute(load_query("batch_spans"), ahead=True, fence=fence):
+            await repair_rollup(store, rollup, first, row["last_batch"], fence)
+            first = row["last_batch"] + 1
+        await store.execute(f"DROP TABLE IF EXISTS {UNFILLED}{rollup.table}", ahead=True)
 
 
 def repair_statement(rollup: Rollup, condition: str = "1") -> str:

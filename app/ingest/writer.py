@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -17,11 +18,14 @@ from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.events import UUID_BYTES, Events, key_of
 from app.ingest.lease import Lease, lease_for
+from app.ingest.rollups import fill_new_rollups
 
 logger = logging.getLogger(__name__)
 
 _DAY_SECONDS = 24 * 60 * 60
 _SETTLE_SECONDS = 2.0
+# Clients that send at the same time are not farther apart than this.
+_PAUSE_SECONDS = 0.002
 # So many ids are asked for faster as text in a query than as a table beside it.
 _FEW_EVENTS = 1_000
 
@@ -34,6 +38,11 @@ class _Submission:
     limited: bool
     arrived: float
     stored: asyncio.Future[Array]
+
+
+class _Flush(NamedTuple):
+    submissions: int
+    seconds: float
 
 
 class Writer:
@@ -75,6 +84,7 @@ class Writer:
         self._limited_events = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
+        self._last_flush = _Flush(0, 0.0)
         self._version = 0
         # Whether something may be left to repair.
         self._torn = False
@@ -87,12 +97,13 @@ class Writer:
         return self._version if self._store.exclusive else None
 
     async def start(self) -> None:
-        """Repair what was cut short before, then take events.
+        """Repair what was cut short before, fill what is new, then take events.
 
         Raises:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
-        await self._lease.take()
+        turn = await self._lease.take()
+        await fill_new_rollups(self._store, turn.fence)
         await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
 
@@ -142,6 +153,7 @@ class Writer:
                 continue
             await self._wait_for_more()
             batch = self._next_batch()
+            began = asyncio.get_running_loop().time()
             try:
                 outcomes = await self._flush(Events.joined([one.events for one in batch]))
                 self._version += 1
@@ -155,6 +167,8 @@ class Writer:
                     self._waiting.clear()
             else:
                 _acknowledge(batch, outcomes)
+            seconds = asyncio.get_running_loop().time() - began
+            self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
 
     async def _wait_for_events(self) -> None:
@@ -171,9 +185,17 @@ class Writer:
 
     async def _wait_for_more(self) -> None:
         """Until the batch is large or old enough; what came during the last flush may be now."""
-        age = asyncio.get_running_loop().time() - self._waiting[0].arrived
+        clock = asyncio.get_running_loop().time
+        age = clock() - self._waiting[0].arrived
         if age < self._batch_age:
             await _wait(self._full, self._batch_age - age)
+        # Several who were answered together send their next together. While they come one after
+        # another, half a flush is worth waiting: else they part into groups that wait in turns.
+        until = clock() + self._last_flush.seconds / 2
+        came = 0 if self._last_flush.submissions > 1 else len(self._waiting)
+        while came < len(self._waiting) and clock() < until and not self._full.is_set():
+            came = len(self._waiting)
+            await _wait(self._full, _PAUSE_SECONDS)
 
     def _next_batch(self) -> list[_Submission]:
         batch: list[_Submission] = []

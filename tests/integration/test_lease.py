@@ -249,7 +249,7 @@ async def test_who_is_farther_from_the_server_has_turns_too(
                     turns[store] += 1
 
             await asyncio.gather(take_turns(near), take_turns(far))
-            assert min(turns.values()) >= 4, turns
+            assert min(turns.values()) >= 2, turns
 
 
 async def test_who_waits_in_vain_gives_up(settings: Settings) -> None:

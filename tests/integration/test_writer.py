@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.core.clickhouse_client import ClickHouseClient
+from app.core.clickhouse_client import ClickHouseClient, load_query
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.events import Event, Events
 from app.ingest.lease import lease_for
@@ -237,3 +237,34 @@ async def test_the_start_repairs_what_a_dead_process_left(store: ClickHouseClien
         await assert_rollups_match(store)
     async with started(store):
         await assert_rollups_match(store)
+
+
+@pytest.mark.parametrize("rollups", [("audience",), ("traffic", "user_stats", "popular_content")])
+async def test_a_rollup_that_is_new_to_a_store_is_filled(
+    store: ClickHouseClient, rollups: tuple[str, ...]
+) -> None:
+    async with started(store) as writer:
+        for start in range(0, 60, 10):
+            await write(
+                writer, [event(n, at=AN_HOUR_AGO - n * DAY) for n in range(start, start + 10)]
+            )
+    for rollup in rollups:
+        await store.execute(f"DROP TABLE {rollup}_mv")
+        await store.execute(f"DROP TABLE {rollup}")
+    await store.ensure_tables()
+    with pytest.raises(AssertionError):
+        await assert_rollups_match(store)
+    async with refusing(store, rollups[-1]):
+        # It fails half-way, and what is stored meanwhile is not the start's.
+        writer = Writer(
+            store, lease_for(store), batch_events=1, batch_age=0.0, buffer_events=10_000,
+            clock=lambda: NOW,
+        )  # fmt: skip
+        with pytest.raises(AnalyticsError):
+            await writer.start()
+    await store.ensure_tables()
+    async with started(store) as writer:
+        await assert_rollups_match(store)
+        await write(writer, [event(100)])
+    await assert_rollups_match(store)
+    assert await store.execute(load_query("unfilled_rollups")) == []
