@@ -4,13 +4,11 @@
 
 The server is the endpoint of the tests (tests/support/native_server.py): the same engine, behind a
 socket and some Python. A real server has no Python there, and a machine of its own. Both sides take
-turns in one run, on tables that grow alike; what counts is the ratio.
+turns, on tables that grow alike.
 """
 
-import argparse
 import asyncio
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -25,8 +23,11 @@ from app.ingest.events import Event, Events
 from app.ingest.writer import Writer, opened_writer
 from app.schemas.events import EventType
 from app.services.analytics_service import AnalyticsService
+from benchmarks.harness import Measured, compared, standalone
 from tests.support.native_server import native_server
 
+# In each round.
+TIMES = 6
 SIZES = (1, 100, 1_000, 10_000)
 USERS = [UUID(int=n * 7919) for n in range(1, 3_000)]
 MOVIES = [UUID(int=n * 104_729) for n in range(1, 500)]
@@ -51,14 +52,20 @@ def batch(dice: random.Random, size: int) -> list[Event]:
     ]
 
 
-async def seconds(act: Callable[[], Awaitable[object]]) -> float:
+async def milliseconds(act: Callable[[], Awaitable[object]]) -> float:
     began = time.perf_counter()
     await act()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) * 1000
 
 
-async def measure(rounds: int, folder: Path) -> None:
+def measure(rounds: int) -> list[Measured]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return asyncio.run(_measure(rounds * TIMES, Path(scratch)))
+
+
+async def _measure(times: int, folder: Path) -> list[Measured]:
     dice = random.Random(1)
+    rows = []
     with native_server(folder / "server") as server:
         places = (
             Settings(_env_file=None, clickhouse_path=folder / "embedded"),
@@ -69,21 +76,21 @@ async def measure(rounds: int, folder: Path) -> None:
                 await stack.enter_async_context(opened_writer(one, lambda: datetime.now(UTC)))
                 for one in places
             ]
-            print(f"{'what':24}{'embedded':>12}{'server':>12}{'ratio':>8}")
-            for size in SIZES:
-                batches = [batch(dice, size) for _ in range(rounds)]
-                times = [
-                    [await seconds(lambda: writer.write(Events.of(one))) for one in batches]  # noqa: B023
-                    for _, writer in opened
-                ]
-                show(f"write {size:,} events", times)
             services = [AnalyticsService(store, lambda: datetime.now(UTC)) for store, _ in opened]
+            for size in SIZES:
+                taken: tuple[list[float], list[float]] = ([], [])
+                for _ in range(times):
+                    events = Events.of(batch(dice, size))
+                    for (_, writer), found in zip(opened, taken, strict=True):
+                        found.append(await milliseconds(lambda: writer.write(events)))  # noqa: B023
+                rows.append(compared(f"write {size:,} events", "over the wire", "ms", *taken))
             for name, ask in QUERIES.items():
-                times = [
-                    [await seconds(lambda: ask(service)) for _ in range(rounds)]  # noqa: B023
-                    for service in services
-                ]
-                show(name, times)
+                taken = ([], [])
+                for _ in range(times):
+                    for service, found in zip(services, taken, strict=True):
+                        found.append(await milliseconds(lambda: ask(service)))  # noqa: B023
+                rows.append(compared(name, "over the wire", "ms", *taken))
+    return rows
 
 
 QUERIES: dict[str, Callable[[AnalyticsService], Awaitable[object]]] = {
@@ -93,13 +100,5 @@ QUERIES: dict[str, Callable[[AnalyticsService], Awaitable[object]]] = {
 }
 
 
-def show(name: str, times: list[list[float]]) -> None:
-    embedded, server = (statistics.median(one) * 1000 for one in times)
-    print(f"{name:24}{embedded:9.1f} ms{server:9.1f} ms{server / embedded:8.2f}")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30)
-    with tempfile.TemporaryDirectory() as scratch:
-        asyncio.run(measure(parser.parse_args().rounds, Path(scratch)))
+    standalone(__doc__, measure)

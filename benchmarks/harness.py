@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -128,4 +131,9 @@ def standalone(text: str | None, measure: Callable[[int], Sequence[Measured]]) -
     """Run one benchmark from the command line, and print its rows."""
     parser = argparse.ArgumentParser(description=(text or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    print(table(measure(parser.parse_args().rounds)))
+    parser.add_argument("--rows", type=Path, help="write them to this file, too, as JSON")
+    arguments = parser.parse_args()
+    rows = measure(arguments.rounds)
+    print(table(rows))
+    if arguments.rows is not None:
+        arguments.rows.write_bytes(msgspec.json.encode(rows))
