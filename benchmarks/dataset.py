@@ -193,7 +193,8 @@ async def _check(store: EmbeddedClickHouse, events: int) -> None:
     """Every event is there once, and every rollup has the sums that its SELECT has by now."""
     [there] = await store.execute("SELECT count() AS events FROM viewing_events")
     assert there["events"] == events, there
-    for rollup in await load_rollups(store):
+    with_sums = [rollup for rollup in await load_rollups(store) if rollup.sums]
+    for rollup in with_sums:
         of_table, of_events = [
             await _sums(store, source, rollup.sums)
             for source in (rollup.table, f"({rollup.source})")

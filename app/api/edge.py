@@ -6,7 +6,6 @@ import secrets
 from http import HTTPStatus
 from itertools import count
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.api.errors import Problem, problem
 
 _PROCESS = secrets.token_hex(4)
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADER = b"x-request-id"
+_ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 # Unlike those of other processes, and of this one before. A random one each time costs ten times
@@ -39,8 +39,8 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _ACCEPTED_ID.fullmatch(given) else _new_id()
+        given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+        request_id = given.decode() if _ACCEPTED_ID.fullmatch(given) else _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 
@@ -48,7 +48,7 @@ class RequestIdMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message["headers"], (_HEADER, request_id.encode())]
             await send(message)
 
         try:
