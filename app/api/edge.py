@@ -48,7 +48,8 @@ class RequestIdMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (_HEADER, request_id.encode())]
+                headers = [header for header in message["headers"] if header[0] != _HEADER]
+                message["headers"] = [*headers, (_HEADER, request_id.encode())]
             await send(message)
 
         try:
