@@ -21,6 +21,7 @@ from fastapi_offline import FastAPIOffline
 from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
+from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.v1.endpoints import analytics, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
@@ -64,6 +65,7 @@ def create_app(
     app.state.draining = False
     for router in (analytics.router, events.router, ingestion.router, health.router):
         app.router.routes.extend(router.routes)
+    app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     _describe_events(app)
@@ -85,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.intake = Intake(writer, state.clock)
         state.service = AnalyticsService(store, state.clock)
         state.answers = Answers(lambda: writer.version)
+        state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)

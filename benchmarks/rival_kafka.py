@@ -33,6 +33,7 @@ from chdb.state.sqlitelike import Connection
 from fastapi import FastAPI
 
 from app.api import health
+from app.api.hot import Wordings
 from app.api.v1.endpoints import analytics
 from app.core.clickhouse_client import Row, load_query
 from app.core.clickhouse_embedded import EmbeddedClickHouse
@@ -40,7 +41,7 @@ from app.core.config import Settings
 from app.core.errors import StoreError
 from app.core.schema import schema_statements
 from app.services.analytics_service import AnalyticsService
-from tests.support.answers import PREFIX
+from app.services.answers import Answers
 
 TOPICS = ("stream.start", "stream.progress", "stream.stop")
 TYPES = {"stream_start": "start", "stream_progress": "progress", "stream_stop": "finish"}
@@ -231,6 +232,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             await store.ensure_tables()
         app.state.store = store
         app.state.service = answers(store, lambda: datetime.now(UTC))
+        app.state.answers = Answers(lambda: None)
+        app.state.wordings = Wordings()
         reading = asyncio.create_task(READING[rival](settings, store))
         reading.add_done_callback(_end_when_failed)
         app.state.ready = True
@@ -251,7 +254,7 @@ def main() -> None:
     app.state.settings = settings
     app.state.kafka = None
     app.state.draining = app.state.ready = False
-    app.include_router(analytics.router, prefix=PREFIX)
+    app.include_router(analytics.router)
     app.include_router(health.router)
     uvicorn.run(app, host=settings.host, port=settings.port, loop="uvloop", access_log=False)
 

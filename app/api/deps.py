@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request, Response
 from pydantic import AfterValidator, BaseModel
 
+from app.api.hot import Question, Wordings
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
@@ -55,7 +56,9 @@ async def answer(
     _check_started(request)
     service: AnalyticsService = request.app.state.service
     answers: Answers = request.app.state.answers
-    question = (ask.__name__, arguments, service.today(tz))
+    question = Question(ask.__name__, arguments, service.today(tz))
+    wordings: Wordings = request.app.state.wordings
+    wordings.learn(request.scope, tz, question)
     body = await answers.get(question, lambda: ask(service, *arguments))
     return Response(body, media_type="application/json")
 

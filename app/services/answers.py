@@ -53,15 +53,22 @@ class Answers:
         Args:
             question: with all that the answer depends on, the day that it is too.
         """
+        body = self.kept(question)
+        if body is not None:
+            return body
+        # One who goes away doesn't take the answer from the others.
+        return await asyncio.shield(self._computation(question, self._version(), compute))
+
+    def kept(self, question: Question) -> bytes | None:
+        """The answer, if it is there and nothing was written since it was computed."""
         version = self._version()
         if version != self._kept_version or len(self._kept) > _KEPT_ANSWERS:
             self._kept.clear()
             self._kept_version = version
         kept = self._kept.get(question)
-        if kept is not None and asyncio.get_running_loop().time() < kept.until:
-            return kept.body
-        # One who goes away doesn't take the answer from the others.
-        return await asyncio.shield(self._computation(question, version, compute))
+        if kept is None or asyncio.get_running_loop().time() >= kept.until:
+            return None
+        return kept.body
 
     def _computation(
         self, question: Question, version: int | None, compute: Compute

@@ -347,3 +347,37 @@ async def test_the_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient, p
     for asset in loaded:
         assert asset.startswith("/"), asset
         assert (await client.get(asset)).status_code == 200, asset
+
+
+@pytest.mark.parametrize("path", QUERIES)
+async def test_an_answer_in_words_that_were_used_before_is_the_same(
+    service: tuple[FastAPI, httpx.AsyncClient], path: str
+) -> None:
+    _, client = service
+    path = f"{path}?days=7&tz=Asia/Kolkata"
+    first = await client.get(path)
+    again = await client.get(path)
+    assert again.content == first.content
+    for name in ("content-type", "content-length"):
+        assert again.headers[name] == first.headers[name]
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    sent = event(user_id=USER, timestamp=NOW.isoformat())
+    assert (await client.post(EVENTS, json=sent)).status_code == 201
+    assert (await client.get(path)).content != first.content
+    assert (await client.post(path, json={})).status_code == 405
+
+
+async def test_words_that_were_wrong_once_are_wrong_again(client: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        assert_problem(await client.get(f"{PREFIX}/trends?days=0"), 422)
+
+
+async def test_at_midnight_an_answer_is_of_the_new_day(settings: Settings) -> None:
+    now = NOW.replace(hour=23, minute=59, second=59)
+    async with running(settings, lambda: now) as (_, client):
+        path = f"{PREFIX}/trends?days=1"
+        days = []
+        for _ in range(2):
+            days += [(await client.get(path)).json()["period_end"] for _ in range(3)]
+            now += timedelta(seconds=1)
+        assert days == [str(NOW.date())] * 3 + [str(NOW.date() + timedelta(days=1))] * 3
