@@ -260,7 +260,7 @@ SETTINGS_POSTGRES = {
 CREATE_DUCKDB = """
 CREATE TYPE event_type AS ENUM ('start', 'progress', 'finish');
 CREATE TABLE viewing_events AS
-FROM read_csv('{csv}', header = false, columns = {{
+FROM read_csv('{csv}', header = false, nullstr = '\\N', columns = {{
     'id': 'UUID', 'user_id': 'UUID', 'movie_id': 'UUID', 'event_type': 'event_type',
     'event_time': 'TIMESTAMP', 'position_seconds': 'BIGINT', 'session_id': 'UUID',
     'metadata': 'VARCHAR'}});
@@ -340,7 +340,8 @@ def running_postgres(folder: Path, csv: Path) -> Iterator[Psql]:
     try:
         psql = Psql(folder)
         # In one transaction with the table: its rows need no log.
-        psql.run(f"BEGIN; {CREATE_POSTGRES} \\copy viewing_events FROM '{csv}' CSV\nCOMMIT")
+        copy = f"\\copy viewing_events FROM '{csv}' CSV NULL '\\N'"
+        psql.run(f"BEGIN; {CREATE_POSTGRES} {copy}\nCOMMIT")
         psql.run(INDEX_POSTGRES)
         yield psql
         psql.close()

@@ -4,7 +4,7 @@
 
 All four questions, for the default number of days and for 30, in UTC and in a zone with a half hour
 in its offset, are put to services with 1, 10 and 100 million events (BENCH_SIZES) that run side by
-side and are asked in turns: 20 times a round each. What an answer takes is compared with the
+side and are asked in turns: 15 times a round each. What an answer takes is compared with the
 smallest store's.
 
 Every answer has to be computed: before each question an event is posted that changes the answer,
@@ -37,7 +37,7 @@ from tests.support.process import running_service
 SIZES = tuple(
     int(size) for size in os.environ.get("BENCH_SIZES", "1000000,10000000,100000000").split(",")
 )
-REQUESTS = 20
+REQUESTS = 15
 WARM_UP = 3
 ZONES = ("UTC", "Asia/Kolkata")
 USERS = 1_000

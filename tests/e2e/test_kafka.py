@@ -118,7 +118,7 @@ async def test_killed_at_random_while_both_doors_are_open(kafka: Kafka, tmp_path
 
 @pytest.mark.parametrize(
     ("syscalls", "stride"),
-    [("rename,renameat2", 1), ("fsync,fdatasync", 2), ("sendto,write,writev,sendmsg", 12)],
+    [("rename,renameat2", 1), ("fsync,fdatasync", 3), ("sendto,write,writev,sendmsg", 12)],
 )
 async def test_killed_at_chosen_system_calls_of_a_batch(
     kafka: Kafka, tmp_path: Path, syscalls: str, stride: int

@@ -85,8 +85,8 @@ async def test_killed_at_random_under_load(tmp_path: Path) -> None:
     ("syscalls", "stride"),
     [
         ("rename,renameat2", 1),  # a part appears
-        ("fsync,fdatasync", 1),  # its files reach the disk
-        ("openat", 8),  # its files are made
+        ("fsync,fdatasync", 2),  # its files reach the disk
+        ("openat", 5),  # its files are made
     ],
 )
 async def test_killed_at_chosen_system_calls(tmp_path: Path, syscalls: str, stride: int) -> None:
