@@ -44,7 +44,7 @@ QUERY, SENT_DATA, CANCEL, PING = 1, 2, 3, 4  # from the client
 LZ4 = 0x82
 PROGRESS_SECONDS = 0.1
 
-USERS = {"default": "", "reader": "readonly = 2", "tight": "max_memory_usage = 40000000"}
+USERS = {"default": "", "reader": "readonly = 2", "tight": "max_memory_usage = 55000000"}
 SIZES = {
     "Date": 2, "Date32": 4, "DateTime": 4, "DateTime64": 8, "UUID": 16, "IPv4": 4, "IPv6": 16,
     "Enum8": 1, "Enum16": 2, "Bool": 1, "Nothing": 1, "Float32": 4, "Float64": 8,
