@@ -47,8 +47,9 @@ def distinct(taken: int) -> int:
 class AnalyticsService:
     """Answers about the last `days` calendar days in the time zone `timezone`.
 
-    What is grouped by films or users comes from the daily rollups when the days are UTC days, else
-    from the events; what is grouped by time comes from the rollup by quarter of an hour.
+    Counts by film or user come from the daily rollups where the days are UTC days, else from the
+    projections of the events too; counts by time from quarters of an hour, and who was there then
+    from the blocks of the audience.
 
     Raises:
         StoreUnavailableError: from every method: try again later.
