@@ -33,7 +33,7 @@ class Wire:
         self._tls = tls
         self._flowing = threading.Event()
         self._flowing.set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open: set[socket.socket] = set()
         self._cut: set[socket.socket] = set()
         self.passed: dict[Direction, int] = {"to server": 0, "to client": 0}
@@ -55,6 +55,11 @@ class Wire:
         with self._lock:
             self.struck.clear()
             self._fault = (direction, after, fault)
+
+    def spare(self) -> None:
+        """What hasn't happened yet of what was asked for doesn't happen any more."""
+        with self._lock:
+            self._fault = None
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -141,13 +146,8 @@ class Wire:
                 self._fault = (direction, left - size, fault)
                 return
             self._fault = None
-            if fault == "stall":
-                self.stall()
-        if fault == "cut":
-            self.cut()
-        elif fault == "refuse":
-            self.refuse()
-        self.struck.set()
+            {"cut": self.cut, "refuse": self.refuse, "stall": self.stall}[fault]()
+            self.struck.set()
 
 
 @contextmanager
