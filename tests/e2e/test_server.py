@@ -119,7 +119,7 @@ def wait_until_gone(pids: list[int]) -> None:
 
 async def test_several_processes_serve_one_port(server: NativeServer, tmp_path: Path) -> None:
     dice = random.Random(8)
-    batches = [make_batch(dice, 20) for _ in range(60)]
+    batches = [make_batch(dice, 20) for _ in range(40)]
     with running_service(tmp_path / "service", WORKERS="3", **server.environment) as service:
         assert len(workers(service)) == 3
         for number, batch in enumerate(batches):
@@ -189,12 +189,12 @@ async def test_three_instances_are_killed_while_they_take_the_same_events_by_bot
     kafka: Kafka, server: NativeServer, tmp_path: Path
 ) -> None:
     dice = random.Random(12)
-    feed = Feed(dice, events=4800, pieces=12)
+    feed = Feed(dice, events=2800, pieces=7)
     environment = {**server.environment, **kafka.environment, **SMALL_BATCHES}
     with ExitStack() as stack:
         instances = Instances(stack, tmp_path, environment)
         unanswered: list[Batch] = []
-        acts = ["kill"] * 6 + ["kill the server"] * 3 + ["pause"] * 3
+        acts = ["kill"] * 3 + ["kill the server"] * 2 + ["pause"] * 2
         dice.shuffle(acts)
         for piece, act in zip(feed.pieces, acts, strict=True):
             with sending(kafka, piece):

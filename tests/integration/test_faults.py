@@ -148,7 +148,7 @@ async def test_the_server_is_killed_in_the_middle_of_inserts(tmp_path: Path) -> 
                 await service.post_until_taken(batch(number, 3000))
 
 
-@pytest.mark.parametrize(("direction", "stride"), [("to server", 3_000), ("to client", 24)])
+@pytest.mark.parametrize(("direction", "stride"), [("to server", 4_000), ("to client", 60)])
 async def test_the_connection_is_reset_at_any_byte_of_an_insert(
     wire: Wire, settings: Settings, direction: Direction, stride: int
 ) -> None:
