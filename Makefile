@@ -58,7 +58,7 @@ test-events: .venv/.installed  ## Send sample viewing to the running service; FL
 	@$(BIN)/python test_events.py --url $(URL) $(FLAGS)
 
 test: install  ## Run every test, JOBS (2) at a time
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on the way, compare with plain Python
 	@$(BIN)/python -m tests.chaos $(RATINGS) $(FLAGS)
