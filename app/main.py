@@ -118,10 +118,14 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _warn_of_open_doors(settings: Settings) -> None:
-    """Where others than this machine's own can come in, what they may do without a key."""
+def _warn_of_open_doors(settings: Settings, address: str) -> None:
+    """Where others than this machine's own can come in, what they may do without a key.
+
+    Args:
+        address: the IP address that is listened on.
+    """
     rules = _rules(settings)
-    if rules.unguarded() and not _is_loopback(settings.host):
+    if rules.unguarded() and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         logger.warning(
             "ANYBODY who reaches %s:%d is let in without a key for %s; set %s, or HOST=127.0.0.1",
             settings.host,
@@ -129,13 +133,6 @@ def _warn_of_open_doors(settings: Settings) -> None:
             ", ".join(DOING[of] for of in rules.unguarded()),
             ", ".join(SETTINGS[of] for of in rules.unguarded()),
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @asynccontextmanager
@@ -268,9 +265,9 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
-    _warn_of_open_doors(settings)
     _allow_many_files()
     with _bind(settings) as listener:
+        _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
             return run_loop(serve(settings, listener))
         return run_processes(settings.workers, partial(_work, listener))
