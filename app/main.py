@@ -145,7 +145,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
-        state.answers = Answers(lambda: writer.version)
+        most = settings.clickhouse_readers + settings.clickhouse_query_queue
+        state.answers = Answers(lambda: writer.version, most)
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)

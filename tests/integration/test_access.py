@@ -80,7 +80,7 @@ def hashes(of: str) -> SecretStr:
 
 
 def guarded(*classes: str, **changes: Any) -> Settings:
-    keys = {SETTING[of]: hashes(of) for of in classes}
+    keys: dict[str, Any] = {SETTING[of]: hashes(of) for of in classes}
     return Settings(_env_file=None, enable_kafka=False, **keys, **changes)
 
 
