@@ -83,9 +83,9 @@ class Answers:
             return running.task
         if question in self._next:
             return self._next[question]
-        if len(self._running) + len(self._next) >= self._most:
-            raise BusyError("too many answers wait to be computed; try again later")
         if running is None:
+            if len(self._running) >= self._most:
+                raise BusyError("too many answers wait to be computed; try again later")
             return self._begin(question, compute)
         self._next[question] = _task(self._after(running.task, question, compute))
         return self._next[question]
