@@ -49,6 +49,10 @@ _DRAIN_SECONDS = 20
 # uvicorn's own.
 _TICKS_A_SECOND = 10
 
+# The loop takes one new connection at a time from each socket that listens, and reads from all others
+# in between: with one socket, who comes after hundreds of others waits for seconds.
+_LISTENERS = 16
+
 # Enough for the connections and for the engine's files; many systems give a process 1,024.
 _WANTED_FILES = 65_536
 
@@ -231,13 +235,14 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config, app)
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         return
     # From the start, so that the probes are answered while the store is opened.
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     try:
         async with app.router.lifespan_context(app):
             await serving

@@ -13,6 +13,7 @@ import asyncio
 import json
 import multiprocessing
 import random
+import socket
 import sys
 import tempfile
 import threading
@@ -36,7 +37,7 @@ TIMES = 10
 BATCH = 500
 SENDERS = 2
 # Of each sender, at the same time; what is due past that isn't sent, and counted as such.
-CONNECTIONS = 400
+CONNECTIONS = 700
 OTHERS = 100
 _MARK = b"_" * 12
 _PATIENCE = 30.0
@@ -81,8 +82,11 @@ class Figures:
     """What was measured.
 
     Attributes:
-        capacity, offered, stored: events a second: before, and of the overload.
+        capacity: events a second that were stored before.
+        offered, sent, stored: events a second of the overload. What is offered and not sent had no
+            connection left to be sent on.
         livez_seconds: the slowest answer of /livez meanwhile, connecting included.
+        livez_late: how many took over a second, or didn't come; livez_asked: of how many.
         memory_before, memory_most: MiB that the service takes in memory.
         recovered_seconds: from the end of the load until an event and an answer were taken.
         statuses: answers of each status.
@@ -90,9 +94,11 @@ class Figures:
 
     capacity: int
     offered: int
+    sent: int
     stored: int
     livez_seconds: float
-    livez_answers: int
+    livez_late: int
+    livez_asked: int
     memory_before: int
     memory_most: int
     recovered_seconds: float
@@ -283,6 +289,7 @@ class _Watch:
         self._service = service
         self._stop = threading.Event()
         self.livez: list[float] = []
+        self.unanswered = 0
         self.memory = _memory(service.pid)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -290,14 +297,20 @@ class _Watch:
     def _run(self) -> None:
         while not self._stop.wait(0.25):
             began = time.monotonic()
-            with suppress(httpx.HTTPError):
-                assert httpx.get(f"{self._service.url}/livez", timeout=30).status_code == 200
+            self.unanswered += not _is_alive(self._service.port)
             self.livez.append(time.monotonic() - began)
             self.memory = max(self.memory, _memory(self._service.pid))
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def _is_alive(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        return connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+    return False
 
 
 def _memory(pid: int) -> int:
@@ -343,10 +356,12 @@ def overload(service: Service, seconds: float, measured: float) -> Figures:
 
     return Figures(
         capacity=round(capacity),
-        offered=round(during.batches * BATCH / seconds),
+        offered=round((during.batches + during.unsent) * BATCH / seconds),
+        sent=round(during.batches * BATCH / seconds),
         stored=round((len(during.stored) * BATCH + during.singles) / seconds),
         livez_seconds=round(max(watch.livez), 3),
-        livez_answers=len(watch.livez),
+        livez_late=sum(one > 1 for one in watch.livez) + watch.unanswered,
+        livez_asked=len(watch.livez),
         memory_before=memory_before,
         memory_most=watch.memory,
         recovered_seconds=round(recovered, 3),
@@ -374,12 +389,13 @@ def _recover(service: Service) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--measured", type=float, default=10.0)
     chosen = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(Path(folder) / "store") as service,
     ):
-        figures = overload(service, chosen.seconds, measured=10)
+        figures = overload(service, chosen.seconds, chosen.measured)
         for name, value in asdict(figures).items():
             print(f"{name:20} {value}")
         assert "Traceback" not in service.log, service.log[-3000:]
