@@ -46,11 +46,14 @@ VERSION = "0.1.0"
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
 
+# Of a WebSocket; its clients have nothing to say.
+_MESSAGE_BYTES = 64 * 1024
+
 # uvicorn's own.
 _TICKS_A_SECOND = 10
 
-# The loop takes one new connection at a time from each socket that listens, and reads from all others
-# in between: with one socket, who comes after hundreds of others waits for seconds.
+# The loop takes one new connection at a time from each socket that listens, and looks after all
+# others in between: with one socket, who comes after hundreds of others waits for seconds.
 _LISTENERS = 16
 
 # Enough for the connections and for the engine's files; many systems give a process 1,024.
@@ -233,6 +236,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
+        ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
     listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
