@@ -93,11 +93,13 @@ async def test_what_a_beacon_sends_is_taken(tmp_path: Path, origin: str | None) 
     headers = {"Content-Type": "text/plain;charset=UTF-8"}
     if origin is not None:
         headers |= {"Origin": origin, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Site": "cross-site"}
-    event = {"user_id": str(uuid4()), "movie_id": str(uuid4()), "event_type": "start"}
+    events = [
+        {"user_id": str(uuid4()), "movie_id": str(uuid4()), "event_type": "start"} for _ in range(3)
+    ]
     async with running(settings(clickhouse_path=tmp_path / "store")) as (_, client):
-        one = await client.post(EVENTS, content=json.dumps(event), headers=headers)
+        one = await client.post(EVENTS, content=json.dumps(events[0]), headers=headers)
         assert one.status_code == 201
-        for body in ([event], {"events": [event]}):
+        for body in ([events[1]], {"events": [events[2]]}):
             many = await client.post(f"{EVENTS}/batch", content=json.dumps(body), headers=headers)
             assert many.json()["stored"] == 1
 
