@@ -1,8 +1,10 @@
 """Puts the service together, and starts it: `python -m app.main`."""
 
 import asyncio
+import ipaddress
 import logging
 import multiprocessing
+import resource
 import signal
 import socket
 import sys
@@ -19,16 +21,21 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app.api import health
+from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
+from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
 from app.api.edge import Protocol, RequestIdMiddleware
-from app.api.errors import install_error_handlers
+from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
+from app.api.limits import RequestLimitsMiddleware
 from app.api.v1.endpoints import analytics, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.core.keys import KeyClass, Keyring, parse_keys
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
+from app.ingest.rate import EventRate
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
@@ -38,6 +45,19 @@ VERSION = "0.1.0"
 
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
+
+# Of a WebSocket; its clients have nothing to say.
+_MESSAGE_BYTES = 64 * 1024
+
+# uvicorn's own.
+_TICKS_A_SECOND = 10
+
+# The loop takes one new connection at a time from each socket that listens, and looks after all
+# others in between: with one socket, who comes after hundreds of others waits for seconds.
+_LISTENERS = 16
+
+# Enough for the connections and for the engine's files; many systems give a process 1,024.
+_WANTED_FILES = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +78,7 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
+    app.state.rules = _rules(settings)
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
@@ -65,8 +86,7 @@ def create_app(
     app.state.draining = False
     for router in (analytics.router, events.router, ingestion.router, health.router):
         app.router.routes.extend(router.routes)
-    app.add_middleware(HotAnswerMiddleware)
-    app.add_middleware(RequestIdMiddleware)
+    _add_middleware(app, settings, clock)
     install_error_handlers(app)
     _describe_events(app)
 
@@ -77,6 +97,51 @@ def create_app(
     return app
 
 
+def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], datetime]) -> None:
+    """From the inside out: each sees what those after it have let through."""
+    app.add_middleware(HotAnswerMiddleware)
+    rules: Rules = app.state.rules
+    if rules.keys.guarded:
+        app.add_middleware(AccessMiddleware, rules=rules, clock=clock)
+    app.add_middleware(RequestLimitsMiddleware)
+    origins = list(filter(None, settings.cors_origins.replace(" ", "").split(",")))
+    app.add_middleware(ForeignPagesMiddleware, origins=origins)
+    app.add_middleware(FaultsMiddleware)
+    if origins:
+        app.add_middleware(CorsMiddleware, origins=origins)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(RequestIdMiddleware)
+
+
+def _rules(settings: Settings) -> Rules:
+    keys = {
+        KeyClass.INGEST: settings.ingest_api_keys,
+        KeyClass.READ: settings.read_api_keys,
+        KeyClass.ADMIN: settings.admin_api_key,
+    }
+    return Rules(
+        Keyring({of: parse_keys(text.get_secret_value()) for of, text in keys.items()}),
+        settings.public_pages.replace(" ", "").split(","),
+    )
+
+
+def _warn_of_open_doors(settings: Settings, address: str) -> None:
+    """Where others than this machine's own can come in, what they may do without a key.
+
+    Args:
+        address: the IP address that is listened on.
+    """
+    rules = _rules(settings)
+    if rules.unguarded() and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        logger.warning(
+            "ANYBODY who reaches %s:%d is let in without a key for %s; set %s, or HOST=127.0.0.1",
+            settings.host,
+            settings.port,
+            ", ".join(DOING[of] for of in rules.unguarded()),
+            ", ".join(SETTINGS[of] for of in rules.unguarded()),
+        )
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
@@ -84,9 +149,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
         state.store = store
-        state.intake = Intake(writer, state.clock)
+        rate = EventRate(settings.ingest_events_per_second)
+        state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
-        state.answers = Answers(lambda: writer.version)
+        most = settings.clickhouse_readers + settings.clickhouse_query_queue
+        state.answers = Answers(lambda: writer.version, most)
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -107,6 +174,7 @@ def _describe_events(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         description = generate()
         description["components"]["schemas"].update(event_schemas())
+        describe_access(description, app.state.rules)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -119,6 +187,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._loop = asyncio.get_running_loop()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_SECOND == 0:
+            now = self._loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.look_after(now)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self._app.state.draining = True
@@ -160,15 +236,17 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
+        ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         return
     # From the start, so that the probes are answered while the store is opened.
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     try:
         async with app.router.lifespan_context(app):
             await serving
@@ -197,10 +275,19 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
+    _allow_many_files()
     with _bind(settings) as listener:
+        _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
             return run_loop(serve(settings, listener))
         return run_processes(settings.workers, partial(_work, listener))
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _work(listener: socket.socket) -> None:

@@ -152,6 +152,8 @@ def open_clickhouse(settings: Settings) -> ClickHouseClient:
         settings.clickhouse_path,
         settings.clickhouse_database,
         readers=settings.clickhouse_readers,
+        query_seconds=settings.clickhouse_query_timeout,
+        query_memory=settings.clickhouse_query_memory,
         fsync=settings.clickhouse_fsync,
     )
 

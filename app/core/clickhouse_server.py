@@ -99,6 +99,11 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
         self._user = settings.clickhouse_user
         self._start_seconds = settings.clickhouse_connect_timeout
         self._query_seconds = settings.clickhouse_query_timeout
+        # What writing takes is bounded by the size of a batch, and must not fail for its readers.
+        self._reader_limits = {
+            "max_execution_time": settings.clickhouse_query_timeout,
+            "max_memory_usage": settings.clickhouse_query_memory,
+        }
         self._client_options: dict[str, Any] = {
             "host": settings.clickhouse_host,
             "port": settings.clickhouse_port,
@@ -213,7 +218,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     ) -> list[Row]:
         settings = self._settings(fence)
         if not ahead:
-            settings["max_execution_time"] = self._query_seconds
+            settings.update(self._reader_limits)
 
         def query() -> list[Row]:
             if fence is not None or INCOMING in sql:

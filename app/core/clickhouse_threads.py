@@ -28,13 +28,18 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
         self._has_database = False
         self._thread = threading.local()
         self._connections: list[C] = []
-        self._readers = ThreadPoolExecutor(readers, "clickhouse-read")
+        self._readers = ThreadPoolExecutor(
+            readers, "clickhouse-read", initializer=lambda: setattr(self._thread, "reads", True)
+        )
         self._writer = ThreadPoolExecutor(1, "clickhouse-write")
         self._pinger = ThreadPoolExecutor(1, "clickhouse-ping")
 
     @abstractmethod
     def _open(self) -> C:
         """A new connection, for the calling thread."""
+
+    def _limit(self, connection: C) -> None:
+        """The connection is a reader's: what its queries may take is bounded from now on."""
 
     @abstractmethod
     def _use_database(self, connection: C) -> None:
@@ -71,6 +76,8 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
         connection: C | None = getattr(self._thread, "connection", None)
         if connection is None:
             connection = self._open()
+            if getattr(self._thread, "reads", False):
+                self._limit(connection)
             self._connections.append(connection)
             self._thread.connection = connection
         if self._has_database and not getattr(self._thread, "in_database", False):
