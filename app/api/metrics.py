@@ -17,7 +17,7 @@ from app.schemas.events import RejectionReason
 
 router = APIRouter(tags=["health"])
 
-_KEPT_SECONDS = 5.0
+_KEPT_SECONDS = 2.0
 # The store and the brokers are given up on after 1.9 seconds each, which are waited for together.
 _WAIT_SECONDS = 2.0
 _MISDIRECTED = 421

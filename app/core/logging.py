@@ -23,9 +23,8 @@ _MINUTE = 60.0
 
 _encode = msgspec.json.Encoder().encode
 
-_UUID = re.compile(
-    r"(?<![0-9a-f])[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}(?![0-9a-f])", re.IGNORECASE
-)
+# Also what is left of one that was cut off.
+_UUID = re.compile(r"\b(?:[0-9a-f]{8}-[0-9a-f-]+|[0-9a-f]{32}\b)", re.IGNORECASE)
 # Of what an error quotes, names of tables, columns and files are safe to repeat; values are not.
 _QUOTED = re.compile(r"'(?![\w./:-]*')(?:[^'\\]|\\.)*'|\"(?![\w./:-]*\")(?:[^\"\\]|\\.)*\"")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
