@@ -84,7 +84,8 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("KAFKA_BOOTSTRAP_SERVERS", "kafka:x"), ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,"),
         ("KAFKA_TOPIC_PREFIX", "a/b"), ("KAFKA_BATCH_EVENTS", "0"), ("KAFKA_BATCH_AGE_MS", "-1"),
         ("KAFKA_SESSION_TIMEOUT_MS", "10"), ("KAFKA_SECURITY_PROTOCOL", "TLS"),
-        ("KAFKA_SASL_MECHANISM", "MD5"),
+        ("KAFKA_SASL_MECHANISM", "MD5"), ("PROCESS_PORTS", "0"), ("PROCESS_PORTS", "8006"),
+        ("LOG_FORMAT", "xml"), ("LOG_REQUESTS", "some"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_one_line_that_names_it(
@@ -115,6 +116,20 @@ def test_a_log_in_needs_a_name_and_a_password(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KAFKA_USERNAME", "cinema")
     monkeypatch.setenv("KAFKA_PASSWORD", "open-sesame")
     assert load_settings().kafka_password.get_secret_value() == "open-sesame"
+
+
+def test_the_ports_of_processes_are_apart_from_the_shared_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", "localhost")
+    monkeypatch.setenv("WORKERS", "4")
+    for first in ("8003", "8006", "65533"):
+        monkeypatch.setenv("PROCESS_PORTS", first)
+        with pytest.raises(ConfigurationError, match=rf"^PROCESS_PORTS: .*{first}[^\n]*$"):
+            load_settings()
+    for first in ("8002", "8007", "65532"):
+        monkeypatch.setenv("PROCESS_PORTS", first)
+        assert load_settings().process_ports == int(first)
 
 
 def test_an_env_file_that_is_no_text_is_one_line() -> None:
