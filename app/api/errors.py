@@ -147,7 +147,7 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
     detail = str(error)
     members: dict[str, Any] = {}
     if isinstance(error, errors.StoreUnavailableError):
-        logger.warning("the store: %s", error)
+        logger.warning("not answered, the store: %s", error)
         detail = "The store can't be reached. Try again later."
     if isinstance(error, errors.MalformedBodyError):
         members["reason"] = RejectionReason.NOT_JSON

@@ -66,7 +66,10 @@ def _message(record: logging.LogRecord) -> str:
     if isinstance(args, tuple):
         args = tuple(text_of(one) if isinstance(one, BaseException) else one for one in args)
     text = str(record.msg)
-    return _without_ids(text % args if args else text)
+    try:
+        return _without_ids(text % args if args else text)
+    except (TypeError, ValueError):  # a mistake in a library: logging itself would print the values
+        return _without_ids(text)
 
 
 def _stack(error: BaseException) -> list[str]:

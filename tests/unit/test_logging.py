@@ -63,6 +63,11 @@ def test_of_an_error_that_nobody_foresaw_only_the_class_is_said() -> None:
     )
 
 
+def test_a_line_that_is_logged_wrong_is_a_line_all_the_same() -> None:
+    record = logging.LogRecord("lib", logging.INFO, "file.py", 1, "%d of %s", ("Zoé",), None)
+    assert json.loads(_JsonFormatter().format(record))["message"] == "%d of %s"
+
+
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 
 
