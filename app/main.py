@@ -1,8 +1,10 @@
 """Puts the service together, and starts it: `python -m app.main`."""
 
 import asyncio
+import ipaddress
 import logging
 import multiprocessing
+import resource
 import signal
 import socket
 import sys
@@ -19,18 +21,23 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app.api import health, metrics
+from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
+from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
 from app.api.edge import Protocol
-from app.api.errors import install_error_handlers
+from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
+from app.api.limits import RequestLimitsMiddleware
 from app.api.observe import ObserveMiddleware, Observer
 from app.api.v1.endpoints import analytics, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.core.keys import KeyClass, Keyring, parse_keys
 from app.core.measures import Measures
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
+from app.ingest.rate import EventRate
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
@@ -40,6 +47,12 @@ VERSION = "0.1.0"
 
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
+
+# uvicorn's own.
+_TICKS_A_SECOND = 10
+
+# Enough for the connections and for the engine's files; many systems give a process 1,024.
+_WANTED_FILES = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +73,7 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
+    app.state.rules = _rules(settings)
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
@@ -75,16 +89,60 @@ def create_app(
         analytics.router, events.router, ingestion.router, health.router, metrics.router
     ):  # fmt: skip
         app.router.routes.extend(router.routes)
-    app.add_middleware(HotAnswerMiddleware)
+    _add_middleware(app, settings, clock)
     install_error_handlers(app)
     _describe_events(app)
-    _observe(app)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], datetime]) -> None:
+    """From the inside out: each sees what those after it have let through."""
+    app.add_middleware(HotAnswerMiddleware)
+    rules: Rules = app.state.rules
+    if rules.keys.guarded:
+        app.add_middleware(AccessMiddleware, rules=rules, clock=clock)
+    app.add_middleware(RequestLimitsMiddleware)
+    origins = list(filter(None, settings.cors_origins.replace(" ", "").split(",")))
+    app.add_middleware(ForeignPagesMiddleware, origins=origins)
+    app.add_middleware(FaultsMiddleware)
+    if origins:
+        app.add_middleware(CorsMiddleware, origins=origins)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(ObserveMiddleware, observer=app.state.observer)
+
+
+def _rules(settings: Settings) -> Rules:
+    keys = {
+        KeyClass.INGEST: settings.ingest_api_keys,
+        KeyClass.READ: settings.read_api_keys,
+        KeyClass.ADMIN: settings.admin_api_key,
+    }
+    return Rules(
+        Keyring({of: parse_keys(text.get_secret_value()) for of, text in keys.items()}),
+        settings.public_pages.replace(" ", "").split(","),
+    )
+
+
+def _warn_of_open_doors(settings: Settings, address: str) -> None:
+    """Where others than this machine's own can come in, what they may do without a key.
+
+    Args:
+        address: the IP address that is listened on.
+    """
+    rules = _rules(settings)
+    if rules.unguarded() and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        logger.warning(
+            "ANYBODY who reaches %s:%d is let in without a key for %s; set %s, or HOST=127.0.0.1",
+            settings.host,
+            settings.port,
+            ", ".join(DOING[of] for of in rules.unguarded()),
+            ", ".join(SETTINGS[of] for of in rules.unguarded()),
+        )
 
 
 @asynccontextmanager
@@ -96,7 +154,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         writer.on_flush = state.measures.flushed
         state.store = store
         state.writer = writer
-        state.intake = Intake(writer, state.clock)
+        rate = EventRate(settings.ingest_events_per_second)
+        state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
         state.answers = Answers(lambda: writer.version)
         state.wordings = Wordings()
@@ -119,19 +178,10 @@ def _describe_events(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         description = generate()
         description["components"]["schemas"].update(event_schemas())
+        describe_access(description, app.state.rules)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _observe(app: FastAPI) -> None:
-    """Put the observer around everything, also around what answers 500."""
-    build = app.build_middleware_stack
-
-    def observed() -> ObserveMiddleware:
-        return ObserveMiddleware(build(), app.state.observer)
-
-    app.build_middleware_stack = observed  # type: ignore[method-assign]
 
 
 class _Server(uvicorn.Server):
@@ -141,6 +191,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._loop = asyncio.get_running_loop()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_SECOND == 0:
+            now = self._loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.look_after(now)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self._app.state.draining = True
@@ -219,6 +277,7 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
+    _allow_many_files()
     with ExitStack() as stack:
         listener = stack.enter_context(_bind(settings.host, settings.port, "PORT"))
         first = settings.process_ports
@@ -229,9 +288,17 @@ def start(settings: Settings) -> int:
         for sockets in own:
             for one in sockets:
                 stack.enter_context(one)
+        _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
             return run_loop(serve(settings, [listener, *own[0]]))
         return run_processes(settings.workers, partial(_work, listener, own))
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _work(listener: socket.socket, own: list[list[socket.socket]], place: int) -> None:

@@ -55,7 +55,7 @@ class Observer:
 
 
 class ObserveMiddleware:
-    """Around all others, so that it sees what is sent, whoever sends it.
+    """Around all others, so that it sees what is sent, whichever of them sends it.
 
     Names each request by its `X-Request-ID`, or else anew; the answer says the name. A request that
     is cancelled, as those are that outlast the time to stop in, is answered 503.
@@ -90,17 +90,14 @@ class ObserveMiddleware:
         self, scope: Scope, receive: Receive, send: Send, named: tuple[bytes, bytes]
     ) -> None:
         status = 0
-        complete = False
 
         async def send_named(message: Message) -> None:
-            nonlocal status, complete
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [header for header in message["headers"] if header[0] != _REQUEST_ID]
                 headers.append(named)
                 message["headers"] = headers
-            else:
-                complete = not message.get("more_body", False)
             await send(message)
 
         began = time.perf_counter()
@@ -113,10 +110,6 @@ class ObserveMiddleware:
                 Request(scope), HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping"
             )
             await answer(scope, receive, send_named)
-        except Exception:
-            # It is raised once more after it was answered, and logged (app/api/errors.py).
-            if not complete:
-                raise
         finally:
             method = scope["method"]
             self._observer.answered(
