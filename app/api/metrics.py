@@ -47,6 +47,8 @@ class Scrapes:
         if self._task is None or (self._task.done() and now >= self._asked_again_at):
             self._task = asyncio.create_task(self._ask())
         await asyncio.wait([self._task], timeout=_WAIT_SECONDS)
+        if self._task.done():
+            self._task.result()  # raises what nobody foresaw: better no figures than old ones
 
     async def _ask(self) -> None:
         store: ClickHouseClient | None = self._state.store

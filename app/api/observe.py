@@ -20,6 +20,8 @@ _TRACEPARENT = b"traceparent"
 # Others are up to the sender, and each would be a series of its own.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "other"
+# What a client sees of the first message to it; another has its status with it.
+_WEBSOCKET_STATUS = {"websocket.accept": 101, "websocket.close": 403}
 _NO_ROUTE = "unmatched"
 
 
@@ -30,26 +32,28 @@ class Observer:
         self._measures = measures
         self._log_requests = log_requests
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """To be called while the request is `current_request`."""
+    def answered(self, route: str, method: str, status: int, seconds: float | None) -> None:
+        """To be called while the request is `current_request`.
+
+        Args:
+            seconds: until the end of its answer; None where that says nothing.
+        """
         self._measures.request(route, method, status, seconds)
         if self._log_requests and logger.isEnabledFor(logging.INFO):
-            log_fields(
-                logger,
-                "answered",
-                {
-                    "method": method,
-                    "route": route,
-                    "status": int(status),
-                    "duration_ms": round(seconds * 1000, 3),
-                },
-            )
+            fields: dict[str, str | int | float] = {
+                "method": method,
+                "route": route,
+                "status": int(status),
+            }
+            if seconds is not None:
+                fields["duration_ms"] = round(seconds * 1000, 3)
+            log_fields(logger, "answered", fields)
 
     def refused(self, name: RequestName, status: int) -> None:
         """For what was no request that the application could be asked."""
         current = current_request.set(name)
         try:
-            self.answered(_NO_ROUTE, _OTHER_METHOD, status, 0.0)
+            self.answered(_NO_ROUTE, _OTHER_METHOD, status, None)
         finally:
             current_request.reset(current)
 
@@ -82,9 +86,25 @@ class ObserveMiddleware:
             if scope["type"] == "http":
                 await self._observe(scope, receive, send, (_REQUEST_ID, name.request_id.encode()))
             else:
-                await self.app(scope, receive, send)
+                await self._observe_websocket(scope, receive, send)
         finally:
             current_request.reset(current)
+
+    async def _observe_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its request is answered when it is let in, or is not; how long it lasts is its own."""
+        began = time.perf_counter()
+        answered = False
+
+        async def send_observed(message: Message) -> None:
+            nonlocal answered
+            await send(message)
+            if not answered:
+                answered = True
+                status = message.get("status", _WEBSOCKET_STATUS.get(message["type"], 0))
+                seconds = time.perf_counter() - began
+                self._observer.answered(_route(scope), "GET", status, seconds)
+
+        await self.app(scope, receive, send_observed)
 
     async def _observe(
         self, scope: Scope, receive: Receive, send: Send, named: tuple[bytes, bytes]

@@ -102,8 +102,12 @@ class Measures:
         ).info({"version": version, "python": platform.python_version(), "engine": engine})
         ProcessCollector(registry=self._registry)
 
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request that was answered."""
+    def request(self, route: str, method: str, status: int, seconds: float | None) -> None:
+        """Count a request that was answered.
+
+        Args:
+            seconds: until the end of its answer; None where that says nothing.
+        """
         key = (route, method, status)
         known = self._known.get(key)
         if known is None:
@@ -114,7 +118,8 @@ class Measures:
             self._known[key] = known
         count, observe = known
         count()
-        observe(seconds)
+        if seconds is not None:
+            observe(seconds)
 
     def flushed(self, events: int, seconds: float, failed: bool) -> None:
         """Count a batch that was written, or could not be."""

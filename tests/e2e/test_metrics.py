@@ -24,24 +24,38 @@ def scrape(url: str) -> Scrape:
     return Scrape(httpx.get(f"{url}/metrics").raise_for_status().text)
 
 
+def refused(port: int, junk: bytes) -> tuple[int, str]:
+    """The status and the request's id of the answer to what is no request."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(junk)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+    return problem["status"], problem["request_id"]
+
+
 def test_what_is_no_request_is_counted_and_logged_too(tmp_path: Path) -> None:
     own = free_port()
     environment = {"LOG_FORMAT": "json", "PROCESS_PORTS": str(own)}
     with running_service(tmp_path / "store", **environment) as service:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
-            connection.sendall(b"FOO / HTTP/1.1\r\n\r\n")
-            answer = b""
-            while received := connection.recv(65536):
-                answer += received
-        problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+        answers = [
+            refused(service.port, b"FOO / HTTP/1.1\r\n\r\n"),
+            refused(service.port, b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+            refused(own, b"GET / HTTP/1.1\r\nX: " + b"x" * 33_000 + b"\r\n\r\n"),
+        ]
+        assert [status for status, _ in answers] == [400, 414, 431]
         for port in (service.port, own):
-            seen = scrape(f"http://127.0.0.1:{port}")
-            assert seen.requests()["other", "unmatched", "400"] == 1
+            seen = scrape(f"http://127.0.0.1:{port}").requests()
+            for status, _ in answers:
+                assert seen["other", "unmatched", str(status)] == 1
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
         lines = [json.loads(line) for line in service.log.splitlines()]
-        [refused] = [one for one in lines if one.get("request_id") == problem["request_id"]]
-        assert (refused["route"], refused["status"]) == ("unmatched", 400)
+        logged = {one["request_id"]: one for one in lines if "request_id" in one}
+        for status, request_id in answers:
+            assert logged[request_id]["route"] == "unmatched"
+            assert logged[request_id]["status"] == status
 
 
 def test_each_process_is_asked_at_a_port_of_its_own(tmp_path: Path) -> None:

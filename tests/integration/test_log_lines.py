@@ -131,7 +131,7 @@ async def test_no_line_says_who_was_asked_about(
         await ask("GET", f"{stats}?days={user}", 422)
         await ask("GET", f"{PREFIX}/user/{user}{word}/stats?tz={word}", 422)
         await ask("GET", f"{PREFIX}/user/{user}/nothing", 404)
-        await ask("GET", f"/{word}", 404, headers={"user-agent": word, "referer": user})
+        await ask("GET", f"/{word}", 404, headers={"authorization": word, "referer": user})
         await ask("POST", f"{PREFIX}/events", 201, json=event(user_id=user))
         await ask("POST", f"{PREFIX}/events", 422, json=event(user_id=user, movie_id=word))
         text = await ask("GET", f"/broken/{user}", 500)

@@ -6,13 +6,14 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from fastapi import WebSocket
 
 from app.core.config import Settings
 from app.main import VERSION, create_app
@@ -114,24 +115,30 @@ async def test_requests_are_counted_by_route_method_and_status(
         assert answer.text.endswith("# EOF\n")
 
 
-def documented() -> dict[str, str]:
-    """The README's table of metrics: name to type."""
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """The README's table of metrics: name to type and labels."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = re.search(r"^## Metrics and logs\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None
-    return dict(re.findall(r"^\| `(analytics_\w+)` \| (\w+) \|", section[1], re.MULTILINE))
+    rows = re.findall(r"^\| `(analytics_\w+)` \| (\w+) \|([^|]*)\|", section[1], re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
-def test_the_readme_has_every_metric_with_its_type(settings: Settings) -> None:
+async def test_the_readme_has_every_metric_with_its_type_and_labels(settings: Settings) -> None:
     app = create_app(settings)
-    types = {
-        family.name + {"counter": "_total", "info": "_info"}.get(family.type, ""): family.type
-        for family in app.state.measures.families()
-    }
-    of_ours = {name: kind for name, kind in types.items() if name.startswith("analytics_")}
-    # As Prometheus sees it, which has no such type.
-    of_ours["analytics_build_info"] = "gauge"
-    assert documented() == of_ours
+    measures = app.state.measures
+    measures.request("/", "GET", 200, 0.1)
+    measures.kafka("group", True, [("topic", 0, 0)])
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        text = (await scrape(client)).text
+    there = {}
+    for name, kind in re.findall(r"^# TYPE (analytics_\w+) (\w+)$", text, re.MULTILINE):
+        # A brace's first label has a comma or the brace before it.
+        samples = re.findall(rf"^{name}(?:_bucket)?(\{{.*\}}) ", text, re.MULTILINE)
+        labels = {label for one in samples for label in re.findall(r'[{,](\w+)="', one)}
+        there[name] = (kind, labels - {"le"})
+    assert documented() == there
 
 
 async def test_events_are_counted_by_door_outcome_and_reason(settings: Settings) -> None:
@@ -180,6 +187,45 @@ async def test_events_are_counted_by_door_outcome_and_reason(settings: Settings)
     assert seen.value("analytics_events_total", door="http", outcome="stored") == 0
     assert seen.value("analytics_store_up") == 0, "nothing is open before the start"
     assert seen.value("analytics_buffer_limit_events") == 12_345
+
+
+async def test_a_websocket_is_counted_when_it_is_let_in_or_not(settings: Settings) -> None:
+    app = create_app(settings)
+
+    @app.websocket("/listen/{who}")
+    async def listen(socket: WebSocket, who: str) -> None:
+        if who == "friend":
+            await socket.accept()
+        await socket.close()
+
+    async def connect(path: str) -> list[str]:
+        """The types of the messages that come."""
+        scope = {
+            "type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "root_path": "", "headers": [], "subprotocols": [], "scheme": "ws",
+            "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        came = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            came.append(message["type"])
+
+        await app(scope, receive, send)
+        return came
+
+    assert await connect("/listen/friend") == ["websocket.accept", "websocket.close"]
+    assert await connect("/listen/foe") == ["websocket.close"]
+    assert await connect(f"/{USER}") == ["websocket.close"]
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert (await scrape(client)).requests() == {
+            ("GET", "/listen/{who}", "101"): 1,
+            ("GET", "/listen/{who}", "403"): 1,
+            ("GET", "unmatched", "403"): 1,
+        }
 
 
 async def test_what_waits_to_be_written_is_told(settings: Settings) -> None:
