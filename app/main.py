@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
@@ -20,19 +20,21 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import health
+from app.api import health, metrics
 from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
 from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
-from app.api.edge import Protocol, RequestIdMiddleware
+from app.api.edge import Protocol
 from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.limits import RequestLimitsMiddleware
+from app.api.observe import ObserveMiddleware, Observer
 from app.api.v1.endpoints import analytics, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.core.keys import KeyClass, Keyring, parse_keys
+from app.core.measures import Measures
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
 from app.ingest.rate import EventRate
@@ -82,9 +84,17 @@ def create_app(
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
+    app.state.writer = None
+    app.state.intake = None
     app.state.ready = False
     app.state.draining = False
-    for router in (analytics.router, events.router, ingestion.router, health.router):
+    engine = "embedded" if settings.clickhouse_host is None else "server"
+    app.state.measures = Measures(VERSION, engine)
+    app.state.scrapes = metrics.Scrapes(app.state.measures, settings, app.state)
+    app.state.observer = Observer(app.state.measures, log_requests=settings.log_requests)
+    for router in (
+        analytics.router, events.router, ingestion.router, health.router, metrics.router
+    ):  # fmt: skip
         app.router.routes.extend(router.routes)
     _add_middleware(app, settings, clock)
     install_error_handlers(app)
@@ -110,7 +120,7 @@ def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], dateti
     if origins:
         app.add_middleware(CorsMiddleware, origins=origins)
     app.add_middleware(SecurityHeadersMiddleware)
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(ObserveMiddleware, observer=app.state.observer)
 
 
 def _rules(settings: Settings) -> Rules:
@@ -148,7 +158,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = state.settings
     async with AsyncExitStack() as stack:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
+        writer.on_flush = state.measures.flushed
         state.store = store
+        state.writer = writer
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
@@ -205,23 +217,23 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _bind(settings: Settings) -> socket.socket:
-    """The address to serve on, taken before the store is opened, and listened on after."""
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    """An address to serve on, taken before the store is opened, and listened on after."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         raise ConfigurationError(
-            f"HOST and PORT: {settings.host}:{settings.port} can't be listened on: {error.strerror}"
+            f"HOST and {variable}: {host}:{port} can't be listened on: {error.strerror}"
         ) from None
     return bound
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
+async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
 
     Raises:
@@ -276,11 +288,20 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
     _allow_many_files()
-    with _bind(settings) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(_bind(settings.host, settings.port, "PORT"))
+        first = settings.process_ports
+        own = [
+            [] if first is None else [_bind(settings.host, first + place, "PROCESS_PORTS")]
+            for place in range(settings.workers)
+        ]
+        for sockets in own:
+            for one in sockets:
+                stack.enter_context(one)
         _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
-            return run_loop(serve(settings, listener))
-        return run_processes(settings.workers, partial(_work, listener))
+            return run_loop(serve(settings, [listener, *own[0]]))
+        return run_processes(settings.workers, partial(_work, listener, own))
 
 
 def _allow_many_files() -> None:
@@ -290,9 +311,10 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _work(listener: socket.socket) -> None:
-    """One of several processes; they share what they listen on."""
-    failed = run(lambda settings: run_loop(serve(settings, listener)))
+def _work(listener: socket.socket, own: list[list[socket.socket]], place: int) -> None:
+    """One of several processes; they share what they listen on, but for a port of their own."""
+    listeners = [listener, *own[place]]
+    failed = run(lambda settings: run_loop(serve(settings, listeners)))
     sys.exit(CANNOT_START if failed else 0)
 
 
