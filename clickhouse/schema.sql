@@ -8,6 +8,9 @@
 --   * where there are sums, `events` counts all events: it is never 0, and SummingMergeTree drops rows
 --     whose sums are all 0;
 --   * the ORDER BY holds what the view groups by, and nothing else.
+-- So that days can be audited and rebuilt, one column of the ORDER BY is a Date or a DateTime in UTC: the
+-- UTC day that a row is about, or a moment of it. A row that is about several days one after another has
+-- a column `days` in the ORDER BY, that time in the first of them, and no sums.
 --
 -- uniq() tells UUIDs apart by the XOR of their halves, so it takes 11111111-1111-1111-1111-111111111111
 -- and 22222222-2222-2222-2222-222222222222 for one. Wherever ids are counted, here and in the

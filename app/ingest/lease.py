@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
 from app.core.errors import StoreError, StoreUnavailableError
 from app.ingest.rollups import load_rollups, repair_rollup
+from app.ingest.swap import finish_swaps
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Lease(ABC):
         return max(after, int(row["last_batch"]))
 
     async def _repair(self, first: int, last: int, fence: Fence | None) -> None:
+        await finish_swaps(self._store, last, fence)
         for rollup in await load_rollups(self._store, fence):
             await repair_rollup(self._store, rollup, first, last, fence)
 

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -17,8 +17,9 @@ from app.core.clickhouse_client import ClickHouseClient, Fence, load_query, open
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
 from app.ingest.events import UUID_BYTES, Events, key_of
-from app.ingest.lease import Lease, lease_for
+from app.ingest.lease import Lease, Turn, lease_for
 from app.ingest.rollups import fill_new_rollups
+from app.ingest.swap import drop_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ _PAUSE_SECONDS = 0.002
 # So many ids are asked for faster as text in a query than as a table beside it.
 _FEW_EVENTS = 1_000
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class _Submission:
@@ -38,6 +41,14 @@ class _Submission:
     limited: bool
     arrived: float
     stored: asyncio.Future[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """Something that is done in a turn of its own: `done` gets its result, or an error."""
+
+    work: Callable[[Turn], Awaitable[Any]]
+    done: asyncio.Future[Any]
 
 
 class _Flush(NamedTuple):
@@ -80,6 +91,7 @@ class Writer:
         self._clock = clock
         self._waiting: deque[_Submission] = deque()
         self._waiting_events = 0
+        self._errands: deque[_Errand] = deque()
         # Those that wait or are under way, and were let in while there was room.
         self._limited_events = 0
         self._arrived = asyncio.Event()
@@ -103,6 +115,8 @@ class Writer:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
         turn = await self._lease.take()
+        if self._store.exclusive:
+            await drop_drafts(self._store)
         await fill_new_rollups(self._store, turn.fence)
         await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
@@ -138,6 +152,27 @@ class Writer:
             self._full.set()
         return await submission.stored
 
+    async def in_turn(self, work: Callable[[Turn], Awaitable[T]]) -> T:
+        """Do something between two flushes, while nobody else writes.
+
+        Events wait meanwhile. When it fails, the rollups are brought to the events before anything
+        else is written, as after a flush that was cut short; so it is when the process dies.
+
+        Args:
+            work: holds what it writes to the turn's fence.
+
+        Raises:
+            StoreUnavailableError, StoreError: there is no turn now.
+            Whatever the work raises.
+        """
+        if self._closing:
+            raise StoreUnavailableError("the service is stopping")
+        errand = _Errand(work, asyncio.get_running_loop().create_future())
+        self._errands.append(errand)
+        self._arrived.set()
+        result: T = await errand.done
+        return result
+
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True
@@ -147,8 +182,14 @@ class Writer:
             await self._task
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
+        while self._waiting or self._errands or not self._closing:
+            if self._errands:
+                await self._do(self._errands.popleft())
+                if not self._waiting and not self._errands and not self._closing:
+                    self._arrived.clear()
             if not self._waiting:
+                if self._errands or self._closing:
+                    continue
                 await self._wait_for_events()
                 continue
             await self._wait_for_more()
@@ -170,6 +211,22 @@ class Writer:
             seconds = asyncio.get_running_loop().time() - began
             self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
+
+    async def _do(self, errand: _Errand) -> None:
+        try:
+            turn = await self._lease.take()
+            result = await errand.work(turn)
+            await self._lease.give_back()
+        except Exception as error:
+            self._torn = True
+            _log_failure("what was to be done between two flushes is not done", error)
+            if not errand.done.done():
+                errand.done.set_exception(error)
+        else:
+            if not errand.done.done():
+                errand.done.set_result(result)
+        finally:
+            self._version += 1
 
     async def _wait_for_events(self) -> None:
         # What a writer has left behind is repaired soon, though nobody may come to write.
@@ -205,7 +262,7 @@ class Writer:
             batch.append(submission)
             size += len(submission.events)
         self._waiting_events -= size
-        if not self._waiting and not self._closing:
+        if not self._waiting and not self._errands and not self._closing:
             self._arrived.clear()
         if self._waiting_events < self._batch_events and not self._closing:
             self._full.clear()

@@ -1,0 +1,186 @@
+"""Rollups that are made anew from the events, for some days, while everything else goes on."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import date, timedelta
+from functools import partial
+from typing import Protocol, TypeVar
+
+from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
+from app.core.errors import StoreUnavailableError
+from app.ingest.lease import Turn
+from app.ingest.rollups import Rollup
+from app.ingest.swap import Draft, drop_drafts
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.02
+_LONGEST_LOOK_SECONDS = 1.0
+_DAY = timedelta(days=1)
+
+# So many events, or a day, are counted at a time.
+_EVENTS_AT_A_TIME = 1_000_000
+
+_OF_DAYS_UP_TO_BATCH = (
+    "event_time >= toDateTime({first_day:Date}, 'UTC')"
+    " AND event_time < toDateTime({last_day:Date} + 1, 'UTC')"
+    " AND batch_id <= {last_batch:UInt64}"
+)
+_OF_BATCHES = "batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}"
+
+
+class InTurn(Protocol):
+    """`Writer.in_turn`: does something between two flushes."""
+
+    def __call__(self, work: Callable[[Turn], Awaitable[T]]) -> Awaitable[T]: ...
+
+
+async def rebuild(
+    store: ClickHouseClient,
+    rollups: Sequence[Rollup],
+    days: Iterable[date],
+    *,
+    in_turn: InTurn,
+    first_kept: date,
+) -> None:
+    """Make each rollup exactly what the events say now, in all its rows about these UTC days.
+
+    Events are taken and questions answered meanwhile: an answer has a rollup as it was or as it
+    will be, none in between. Killed anywhere, a rollup is as it was or as it should be, at the
+    latest when the next process has started; calling it again does what is left. It works on what
+    is in the store when it is called: delete events before, not meanwhile.
+
+    A row about several days is made from all of them. One that begins before `first_kept`, whose
+    events are not all there, is given what they say and keeps what it has.
+
+    Args:
+        days: those before `first_kept` are left as they are.
+        in_turn: of the process's writer.
+        first_kept: the first day of which every event is still stored.
+
+    Raises:
+        StoreUnavailableError: also when another process has begun to rebuild meanwhile.
+        StoreError: no rollup can be rebuilt on a cluster.
+    """
+    wanted = sorted({day for day in days if day >= first_kept})
+    if not wanted or not rollups:
+        return
+    about: Parameters = {"of_days": wanted, "first_kept": first_kept}
+
+    async def begin(turn: Turn) -> tuple[list[Draft], int]:
+        await drop_drafts(store)
+        drafts = [Draft(store, rollup, turn.number) for rollup in rollups]
+        for draft in drafts:
+            await draft.begin(turn.fence, about)
+        if turn.fence is not None:
+            # Had the turn been taken away meanwhile, a draft could have rows of later batches.
+            await store.execute(f"SELECT {turn.fence.condition}", ahead=True, fence=turn.fence)
+        return drafts, turn.number - 1
+
+    drafts, last = await in_turn(begin)
+    for draft in drafts:
+        await _build(store, draft, wanted, first_kept, last)
+    # What was written while they were built, in two steps: the last one, in a turn, is short.
+    now = await in_turn(_number_before)
+    for draft in drafts:
+        if now > last:
+            more = {"first_batch": last + 1, "last_batch": now}
+            await draft.write(f"{_insert(draft)} {_rows(draft.rollup, _OF_BATCHES)}", more)
+    for draft in drafts:
+        await in_turn(partial(_decide, draft, now + 1))
+    logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
+
+
+async def _number_before(turn: Turn) -> int:
+    return turn.number - 1
+
+
+async def _decide(draft: Draft, first: int, turn: Turn) -> None:
+    condition = "1" if turn.fence is None else turn.fence.condition
+    await draft.decide(
+        turn.number,
+        turn.fence,
+        f"{_rows(draft.rollup, _OF_BATCHES)} WHERE {condition}",
+        {"first_batch": first, "last_batch": turn.number - 1},
+    )
+
+
+async def _build(
+    store: ClickHouseClient, draft: Draft, days: Sequence[date], first_kept: date, last: int
+) -> None:
+    rollup = draft.rollup
+    about: Parameters = {"of_days": days, "first_kept": first_kept}
+    # Before what they are told by is deleted.
+    read = await _days_of_rows(store, draft, about) if rollup.spans_days else days
+    await draft.write(
+        f"ALTER TABLE {draft.table} DELETE WHERE {rollup.is_of_days}"
+        f" AND {rollup.first_day} >= {{first_kept:Date}}",
+        about,
+    )
+    await _until_deleted(store, draft.table)
+    # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
+    for first_day, last_day in await _stretches(store, read):
+        await draft.write(
+            f"{_insert(draft)} {_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
+            {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
+        )
+
+
+async def _stretches(store: ClickHouseClient, days: Sequence[date]) -> list[tuple[date, date]]:
+    """Days one after another that have not too many events, first and last; without empty days."""
+    stretches: list[tuple[date, date]] = []
+    if not days:
+        return stretches
+    wanted = set(days)
+    size = 0
+    between = {"first_day": days[0], "last_day": days[-1]}
+    for row in await store.execute(load_query("events_by_day"), between):
+        day = date.fromisoformat(row["day"])
+        if day not in wanted:
+            continue
+        size += row["events"]
+        if stretches and day == stretches[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
+            stretches[-1] = (stretches[-1][0], day)
+        else:
+            stretches.append((day, day))
+            size = row["events"]
+    return stretches
+
+
+async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters) -> Sequence[date]:
+    """All kept days that are in a row about one of some days."""
+    rollup = draft.rollup
+    # Rows that are there, and those that should be: an event of each day tells which.
+    an_event = (
+        "event_time IN (SELECT min(event_time) FROM viewing_events"
+        " WHERE has({of_days:Array(Date)}, toDate(event_time)) GROUP BY toDate(event_time))"
+    )
+    spans = f"SELECT {rollup.first_day} AS first, days FROM"
+    rows = await store.execute(
+        f"SELECT DISTINCT first + arrayJoin(range(days)) AS day FROM ("
+        f" {spans} {draft.table} WHERE {rollup.is_of_days}"
+        f" UNION ALL {spans} ({rollup.source_of(an_event)}) WHERE {rollup.is_of_days}"
+        ") WHERE day >= {first_kept:Date} ORDER BY day",
+        about,
+    )
+    return [date.fromisoformat(row["day"]) for row in rows]
+
+
+async def _until_deleted(store: ClickHouseClient, table: str) -> None:
+    pause = _LOOK_SECONDS
+    while rows := await store.execute(load_query("unfinished_deletion"), {"table": table}):
+        if rows[0]["problem"]:
+            raise StoreUnavailableError(f"a rollup can't be rebuilt now: {rows[0]['problem']}")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+
+
+def _insert(draft: Draft) -> str:
+    return f"INSERT INTO {draft.table} ({draft.rollup.columns})"
+
+
+def _rows(rollup: Rollup, condition: str) -> str:
+    return f"SELECT {rollup.columns} FROM ({rollup.source_of(condition)})"
