@@ -22,12 +22,14 @@ from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
-from app.api.v1.endpoints import analytics, events, ingestion
+from app.api.v1.endpoints import analytics, events, ingestion, users
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.ingest.doors import Doors
+from app.ingest.erasure import Eraser
+from app.ingest.export import Export
 from app.ingest.intake import Intake
 from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
@@ -63,7 +65,7 @@ def create_app(
     app.state.kafka = None
     app.state.ready = False
     app.state.draining = False
-    for router in (analytics.router, events.router, ingestion.router, health.router):
+    for router in (analytics.router, events.router, ingestion.router, users.router, health.router):
         app.router.routes.extend(router.routes)
     app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
@@ -86,7 +88,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.store = store
         state.intake = Intake(writer, state.clock)
         state.service = AnalyticsService(store, state.clock)
-        state.answers = Answers(lambda: writer.version)
+        state.answers = Answers(lambda: writer.version, store.gate)
+        state.export = Export(store, writer.tombstones)
+        state.eraser = Eraser(store, writer, state.clock)
+        stack.push_async_callback(state.eraser.close)
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)

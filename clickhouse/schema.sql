@@ -253,3 +253,21 @@ ORDER BY (topic, `partition`, `offset`, cityHash64(payload))
 TTL received_at + INTERVAL 90 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
+
+
+-- Users who were erased: their events are refused from then on. What was removed is not in here: a hash
+-- of the id, which tells who comes back, and not who it was.
+CREATE TABLE IF NOT EXISTS erased_users
+(
+    -- Of SHA-256, in hexadecimal: without it, lists of two stores could be compared. One for a store.
+    salt        String,
+    user_hash   String,
+    -- 20 bits of a cheap hash: an event of somebody else is told by it, without SHA-256.
+    fingerprint UInt32,
+    erased_at   DateTime('UTC')
+)
+-- One that is written again, after a crash, is the same. No TTL: an erased user stays so.
+ENGINE = ReplacingMergeTree
+ORDER BY user_hash
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel
 from app.api.hot import Question, Wordings
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.doors import Doors as DoorsOfService
+from app.ingest.erasure import Eraser as EraserOfService
+from app.ingest.export import Export as ExportOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
@@ -76,9 +78,23 @@ async def _doors(request: Request) -> DoorsOfService:
     return doors
 
 
+async def _eraser(request: Request) -> EraserOfService:
+    _check_started(request)
+    eraser: EraserOfService = request.app.state.eraser
+    return eraser
+
+
+async def _export(request: Request) -> ExportOfService:
+    _check_started(request)
+    export: ExportOfService = request.app.state.export
+    return export
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
+Eraser = Annotated[EraserOfService, Depends(_eraser)]
+Export = Annotated[ExportOfService, Depends(_export)]
 
 Days = Annotated[
     int,

@@ -27,6 +27,8 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.UserErasedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotOnClusterError: HTTPStatus.NOT_IMPLEMENTED,
 }
 
 
@@ -100,6 +102,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
         },
     ),
     500: ("The service failed. The log has more under this request_id.", {}),
+    501: ("users can't be erased on a cluster", {}),
     503: ("The store can't be reached. Try again later.", {}),
 }
 

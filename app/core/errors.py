@@ -43,3 +43,11 @@ class EventRejectedError(AnalyticsError):
         super().__init__(detail)
         self.reason = reason
         self.field = field
+
+
+class UserErasedError(AnalyticsError):
+    """Events are of a user who was erased meanwhile. They have to be looked at again."""
+
+
+class NotOnClusterError(AnalyticsError):
+    """What was asked for can't be done where the tables are distributed over a cluster."""

@@ -15,6 +15,7 @@ from app.core.errors import (
     EventRejectedError,
     MalformedBodyError,
     UnexpectedBodyError,
+    UserErasedError,
 )
 from app.ingest.decode import decode_event
 from app.ingest.decode_many import Decoded, decode_events
@@ -67,12 +68,14 @@ class Intake:
             EventRejectedError: JSON, but no event that can be stored.
         """
         event = decode_event(body, self._clock())
-        outcomes = await self._store(Decoded.of([event]))
-        if isinstance(event, Event):
+        decoded, outcomes = await self._store(Decoded.of([event]))
+        rejected = decoded.rejected.get(0)
+        if rejected is None:
+            assert isinstance(event, Event)
             return EventReceipt(id=event.id, status="stored" if outcomes[0] else "duplicate")
-        if event.reason is RejectionReason.NOT_JSON:
+        if rejected.reason is RejectionReason.NOT_JSON:
             raise MalformedBodyError("the body is not JSON in UTF-8")
-        raise EventRejectedError(event.reason, event.detail, event.field)
+        raise EventRejectedError(rejected.reason, rejected.detail, rejected.field)
 
     async def take_batch(self, body: bytes, *, lines: bool) -> BatchReceipt:
         """Many events: a JSON array, an object with `events`, or (`lines`) NDJSON.
@@ -82,8 +85,8 @@ class Intake:
             UnexpectedBodyError: neither an array nor an object with an array `events`.
             BodyTooLargeError: too many events.
         """
-        decoded = await self._decode(body, lines)
-        stored = int((await self._store(decoded)).sum())
+        decoded, outcomes = await self._store(await self._decode(body, lines))
+        stored = int(outcomes.sum())
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)
             for index, one in sorted(decoded.rejected.items())
@@ -96,12 +99,22 @@ class Intake:
             rejections=rejections,
         )
 
-    async def _store(self, decoded: Decoded) -> Array:
-        """Store those that are events, and count them all. Returns which events were stored."""
+    async def _store(self, decoded: Decoded) -> tuple[Decoded, Array]:
+        """Store those that are events, and count them all.
+
+        Returns:
+            What they are, where users may have been erased; and which events were stored.
+        """
         with self.tally.taking(len(decoded)):
-            outcomes = await self._writer.write(decoded.events)
+            while True:
+                decoded = self._writer.tombstones.refuse(decoded)
+                try:
+                    outcomes = await self._writer.write(decoded.events)
+                    break
+                except UserErasedError:  # while they waited: now the tombstones know
+                    continue
             self.tally.settle(decoded.events, outcomes, decoded.reasons())
-            return outcomes
+            return decoded, outcomes
 
     async def _decode(self, body: bytes, lines: bool) -> Decoded:
         now = self._clock()

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
-from app.core.errors import StoreError, StoreUnavailableError
+from app.core.errors import AnalyticsError, StoreError, StoreUnavailableError
+from app.ingest.removal import finish_removals, settle_removals
 from app.ingest.rollups import load_rollups, repair_rollup
 from app.ingest.swap import finish_swaps
 
@@ -84,6 +85,14 @@ class Lease(ABC):
         for rollup in await load_rollups(self._store, fence):
             await repair_rollup(self._store, rollup, first, last, fence)
 
+    async def _finish_removals(self, number: int, fence: Fence | None) -> None:
+        """What can't be finished now is again when a turn was cut short, or a user is erased."""
+        try:
+            await finish_removals(self._store, number, fence)
+        except AnalyticsError as error:
+            logger.warning("a user is not removed yet: %s", error)
+            await settle_removals(self._store, number - 1, fence)
+
 
 class OwnLease(Lease):
     """For a store that no other process can write to. A process that starts looks what was left."""
@@ -96,8 +105,10 @@ class OwnLease(Lease):
     async def take(self) -> Turn:
         if not self._complete:
             last = await self._last_batch(0)
+            await settle_removals(self._store, last, None)
             await self._repair(last, last, None)
             self._number = max(last, self._number or 0)
+            await self._finish_removals(self._number + 1, None)
         assert self._number is not None
         self._number += 1
         self._complete = False
@@ -246,8 +257,10 @@ class SharedLease(Lease):
             if not await self._rename(mine, further):
                 raise StoreUnavailableError("another writer has taken over")
             self._left = mine = further
+        await settle_removals(self._store, last, self._fence(mine))
         # With the last one that was complete: it costs little to see that it is.
         await self._repair(mine.complete, last, self._fence(mine))
+        await self._finish_removals(mine.number, self._fence(mine))
         return mine
 
     async def _look(self) -> _State:

@@ -15,11 +15,17 @@ import numpy as np
 from app.core.block import Array
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query, open_clickhouse
 from app.core.config import Settings
-from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
+from app.core.errors import (
+    AnalyticsError,
+    StoreUnavailableError,
+    UserErasedError,
+    WriteBufferFullError,
+)
 from app.ingest.events import UUID_BYTES, Events, key_of
 from app.ingest.lease import Lease, Turn, lease_for
 from app.ingest.rollups import fill_new_rollups
 from app.ingest.swap import drop_drafts
+from app.ingest.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +95,8 @@ class Writer:
         self._batch_age = batch_age
         self._buffer_events = buffer_events
         self._clock = clock
+        self.tombstones = Tombstones(store)
+        """Who was erased. `write` takes no event of theirs."""
         self._waiting: deque[_Submission] = deque()
         self._waiting_events = 0
         self._errands: deque[_Errand] = deque()
@@ -118,6 +126,7 @@ class Writer:
         if self._store.exclusive:
             await drop_drafts(self._store)
         await fill_new_rollups(self._store, turn.fence)
+        await self.tombstones.refresh(turn.fence)
         await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
 
@@ -135,6 +144,8 @@ class Writer:
             WriteBufferFullError: there is no room; none of them was taken.
             StoreUnavailableError, StoreError: some may be stored, some not; sending all of them
                 again stores the rest.
+            UserErasedError: the user of one of them was erased since `tombstones` were asked; none
+                is stored.
         """
         if not len(events):
             return np.zeros(0, np.bool_)
@@ -196,18 +207,19 @@ class Writer:
             batch = self._next_batch()
             began = asyncio.get_running_loop().time()
             try:
-                outcomes = await self._flush(Events.joined([one.events for one in batch]))
+                taken, outcomes = await self._flush(batch)
                 self._version += 1
             except Exception as error:
                 self._version += 1  # some of it may be stored
                 self._torn = True
+                self.tombstones.doubt()
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
                 if self._closing:  # whoever waits for the end has waited for one
                     _fail(self._waiting, error)
                     self._waiting.clear()
             else:
-                _acknowledge(batch, outcomes)
+                _acknowledge(taken, outcomes)
             seconds = asyncio.get_running_loop().time() - began
             self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
@@ -219,6 +231,7 @@ class Writer:
             await self._lease.give_back()
         except Exception as error:
             self._torn = True
+            self.tombstones.doubt()
             _log_failure("what was to be done between two flushes is not done", error)
             if not errand.done.done():
                 errand.done.set_exception(error)
@@ -268,8 +281,24 @@ class Writer:
             self._full.clear()
         return batch
 
-    async def _flush(self, events: Events) -> Array:
+    async def _flush(self, batch: list[_Submission]) -> tuple[list[_Submission], Array]:
+        """Returns those that may be acknowledged, and of each of their events, if it was stored."""
         turn = await self._lease.take()
+        # In the turn: who is erased later is removed with what is stored now.
+        await self.tombstones.refresh(turn.fence)
+        taken = []
+        for submission in batch:
+            if self.tombstones.among(submission.events).any():
+                _fail([submission], UserErasedError("the user was erased"))
+            else:
+                taken.append(submission)
+        outcomes = np.zeros(0, np.bool_)
+        if taken:
+            outcomes = await self._store_new(Events.joined([one.events for one in taken]), turn)
+        await self._give_back()
+        return taken, outcomes
+
+    async def _store_new(self, events: Events, turn: Turn) -> Array:
         block = events.block(turn.number)
         await self._store.stage(block, fence=turn.fence)
         new = await self._are_new(events, turn.fence)
@@ -277,11 +306,13 @@ class Writer:
             if not new.all():
                 await self._store.stage(events.those(new).block(turn.number), fence=turn.fence)
             await self._store.insert_staged("viewing_events", block, fence=turn.fence)
+        return new
+
+    async def _give_back(self) -> None:
         try:
             await self._lease.give_back()
-        except AnalyticsError as error:  # they are stored nevertheless
+        except AnalyticsError as error:  # what was to be done is done nevertheless
             logger.warning("the turn to write is not given back: %s", error)
-        return new
 
     async def _are_new(self, events: Events, fence: Fence | None) -> Array:
         """Of each staged event, whether neither the store nor an earlier one is the same."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from app.core.gate import Gate
+
 # What retention takes away, and what another program writes, is seen after so long.
 _KEPT_SECONDS = 10.0
 _KEPT_ANSWERS = 1_000
@@ -38,10 +40,12 @@ class Answers:
     Args:
         version: what the store is at, another number after each write; None when that can't be
             known, because other processes write too. Then nothing is kept.
+        gate: of the store that is asked. Each computation shares it.
     """
 
-    def __init__(self, version: Callable[[], int | None]) -> None:
+    def __init__(self, version: Callable[[], int | None], gate: Gate | None = None) -> None:
         self._version = version
+        self._gate = gate or Gate()
         self._kept: dict[Question, _Kept] = {}
         self._kept_version: int | None = None
         self._running: dict[Question, _Running] = {}
@@ -98,7 +102,8 @@ class Answers:
 
     async def _compute(self, question: Question, version: int | None, compute: Compute) -> bytes:
         try:
-            body = (await compute()).model_dump_json().encode()
+            async with self._gate.shared():
+                body = (await compute()).model_dump_json().encode()
         finally:
             del self._running[question]
         if version is not None and version == self._kept_version == self._version():
