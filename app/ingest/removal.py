@@ -5,7 +5,7 @@ of those, a copy without the user is made beside it. When all copies are there, 
 from then on they are put in the place of what they were made from, one after another, and this is
 done again after a crash until it is through: it may have stopped in the middle of one, which then
 is there twice. Before it is recorded, the copies are thrown away. All this is part of a turn to
-write, so nothing is stored meanwhile (docs/decisions/09-a-user-is-removed-by-copies.md).
+write, so nothing is stored meanwhile (docs/decisions/10-a-user-is-removed-by-copies.md).
 """
 
 import asyncio

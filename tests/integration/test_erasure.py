@@ -15,10 +15,12 @@ from app.core.config import Settings
 from app.ingest.rejections import RejectedEvents, RejectedMessage
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW, opened_store, running
+from tests.integration.test_kafka import message, settings_for
 from tests.support.answers import PREFIX, assert_answers, assert_problem
+from tests.support.brokers import Kafka, Message
 from tests.support.consistency import assert_rollups_match
 from tests.support.disk import files_with, forms_of
-from tests.support.ingestion import rejected_rows
+from tests.support.ingestion import caught_up, rejected_rows
 from tests.support.kills import Batch, make_batch
 from tests.support.oracle import Truth
 
@@ -296,3 +298,59 @@ async def test_an_export_is_what_was_sent(settings: Settings) -> None:
         assert_problem(await client.delete(f"{PREFIX}/user/{ERIN}?mode=hide"), 422)
         await erase(client, ERIN)
         assert (await export(client, ERIN)).content == b""
+
+
+@pytest.mark.parametrize("engine", ["embedded"])
+async def test_late_messages_of_an_erased_user_leave_nothing(
+    kafka: Kafka, settings: Settings
+) -> None:
+    events = viewing(random.Random(11), 40)
+    async with running(settings_for(kafka, settings)) as (app, client):
+        await asyncio.to_thread(kafka.send, map(message, events))
+        await caught_up(client, 40)
+        await erase(client, ERIN)
+        left = without(events, ERIN)
+        # The same once more, some of no use, and one of somebody else's.
+        bad = [b'{"user_id": "%s", "movie_id": 1}' % text for text in (
+            ERIN.upper().encode(), UUID(ERIN).hex.encode(), ANN.encode()
+        )]  # fmt: skip
+        await asyncio.to_thread(
+            kafka.send,
+            [*map(message, events), *(Message("stream.start", value, b"k") for value in bad)],
+        )
+        report = await caught_up(client, 83)
+        assert report["kafka"]["rejections"] == {
+            "erased_user": len(events) - len(left), "invalid_field": 3,
+        }  # fmt: skip
+        await assert_truth(client, left)
+        rows = await rejected_rows(app.state.store)
+        reasons = [reason for _, _, _, reason, payload in rows if payload == b""]
+        assert (
+            sorted(reasons) == ["erased_user"] * (len(events) - len(left)) + ["invalid_field"] * 2
+        )
+        assert [payload for *_, payload in rows if payload] == [bad[2]]
+        assert files_with(settings.clickhouse_path, forms_of(UUID(ERIN))) == []
+
+
+@pytest.mark.parametrize("engine", ["server"])
+async def test_instances_know_whom_another_has_erased(settings: Settings) -> None:
+    events = viewing(random.Random(12), 400)
+    some, rest = events[:200], events[200:]
+    async with running(settings) as (app, client), running(settings) as (_, other):
+        await send(client, some)
+        erasing = asyncio.create_task(erase(client, ERIN))
+        receipts = []
+        for start in range(0, 200, 10):
+            receipts.append(await send(other, rest[start : start + 10]))
+        await erasing
+        # What the other one had stored before is removed, what came later was refused.
+        await assert_truth(other, without(events, ERIN))
+        await assert_truth(client, without(events, ERIN))
+        receipt = await send(other, events)
+        assert (receipt["stored"], receipt["duplicates"]) == (0, len(without(events, ERIN)))
+        assert_problem(
+            await other.post(f"{PREFIX}/events", json=events[0] | {"user_id": ERIN}),
+            422,
+            "erased_user",
+        )
+        await assert_rollups_match(app.state.store)

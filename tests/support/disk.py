@@ -1,5 +1,6 @@
 """What the files of a store hold, the compressed ones too."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -9,6 +10,8 @@ import lz4.block
 
 _CHECKSUM, _HEADER = 16, 9  # of each compressed block: before it, and the first bytes of it
 _LZ4, _ZSTD, _NONE, _MULTIPLE, _DELTA = 0x82, 0x90, 0x02, 0x91, 0x92
+# Where a block may begin: how it is compressed, and less than 16 MiB of it.
+_METHOD = re.compile(rb"[\x82\x90\x02\x91\x92]...\x00", re.DOTALL)
 
 
 def forms_of(user: UUID) -> list[bytes]:
@@ -38,22 +41,20 @@ def decompressed(raw: bytes) -> Iterator[bytes]:
     """
     whole = []
     place = 0
-    while place + _CHECKSUM + _HEADER <= len(raw):
-        block = _block(raw, place + _CHECKSUM)
+    while (found := _METHOD.search(raw, place + _CHECKSUM)) is not None:
+        block = _block(raw, found.start())
         if block is None:
-            place += 1
+            place = found.start() + 1 - _CHECKSUM
             continue
         size, text = block
         whole.append(text)
-        place += _CHECKSUM + size
+        place = found.start() + size
     yield b"".join(whole)  # a value may begin in one block and end in the next
 
 
 def _block(raw: bytes, start: int) -> tuple[int, bytes] | None:
     """Of a block that begins here: its size, and what it holds."""
     method = raw[start]
-    if method not in (_LZ4, _ZSTD, _NONE, _MULTIPLE, _DELTA):
-        return None
     size = int.from_bytes(raw[start + 1 : start + 5], "little")
     plain = int.from_bytes(raw[start + 5 : start + 9], "little")
     if not _HEADER < size <= len(raw) - start or plain > 1 << 28:
