@@ -1,6 +1,5 @@
 """Rollups that are made anew from the events, for some days, while everything else goes on."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import date, timedelta
@@ -8,7 +7,6 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
-from app.core.errors import StoreUnavailableError
 from app.ingest.lease import Turn
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
@@ -17,8 +15,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.02
-_LONGEST_LOOK_SECONDS = 1.0
 _DAY = timedelta(days=1)
 
 # So many events, or a day, are counted at a time.
@@ -88,7 +84,7 @@ async def rebuild(
     for draft in drafts:
         if now > last:
             more = {"first_batch": last + 1, "last_batch": now}
-            await draft.write(f"{_insert(draft)} {_rows(draft.rollup, _OF_BATCHES)}", more)
+            await draft.add(_rows(draft.rollup, _OF_BATCHES), more)
     for draft in drafts:
         await in_turn(partial(_decide, draft, now + 1))
     logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
@@ -113,18 +109,16 @@ async def _build(
 ) -> None:
     rollup = draft.rollup
     about: Parameters = {"of_days": days, "first_kept": first_kept}
-    # Before what they are told by is deleted.
     read = await _days_of_rows(store, draft, about) if rollup.spans_days else days
-    await draft.write(
-        f"ALTER TABLE {draft.table} DELETE WHERE {rollup.is_of_days}"
-        f" AND {rollup.first_day} >= {{first_kept:Date}}",
+    await draft.add(
+        f"SELECT {rollup.columns} FROM {draft.before}"
+        f" WHERE NOT ({rollup.is_of_days} AND {rollup.first_day} >= {{first_kept:Date}})",
         about,
     )
-    await _until_deleted(store, draft.table)
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
     for first_day, last_day in await _stretches(store, read):
-        await draft.write(
-            f"{_insert(draft)} {_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
+        await draft.add(
+            f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
         )
 
@@ -161,25 +155,12 @@ async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters
     spans = f"SELECT {rollup.first_day} AS first, days FROM"
     rows = await store.execute(
         f"SELECT DISTINCT first + arrayJoin(range(days)) AS day FROM ("
-        f" {spans} {draft.table} WHERE {rollup.is_of_days}"
+        f" {spans} {draft.before} WHERE {rollup.is_of_days}"
         f" UNION ALL {spans} ({rollup.source_of(an_event)}) WHERE {rollup.is_of_days}"
         ") WHERE day >= {first_kept:Date} ORDER BY day",
         about,
     )
     return [date.fromisoformat(row["day"]) for row in rows]
-
-
-async def _until_deleted(store: ClickHouseClient, table: str) -> None:
-    pause = _LOOK_SECONDS
-    while rows := await store.execute(load_query("unfinished_deletion"), {"table": table}):
-        if rows[0]["problem"]:
-            raise StoreUnavailableError(f"a rollup can't be rebuilt now: {rows[0]['problem']}")
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
-
-
-def _insert(draft: Draft) -> str:
-    return f"INSERT INTO {draft.table} ({draft.rollup.columns})"
 
 
 def _rows(rollup: Rollup, condition: str) -> str:
