@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
+from app.core.errors import NotOnClusterError
 from app.ingest.lease import Turn
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
@@ -20,11 +21,12 @@ _DAY = timedelta(days=1)
 # So many events, or a day, are counted at a time.
 _EVENTS_AT_A_TIME = 1_000_000
 
-_OF_DAYS_UP_TO_BATCH = (
+OF_DAYS = (
     "event_time >= toDateTime({first_day:Date}, 'UTC')"
     " AND event_time < toDateTime({last_day:Date} + 1, 'UTC')"
-    " AND batch_id <= {last_batch:UInt64}"
 )
+"""SQL: the condition for the events of days one after another, given the first and the last."""
+_OF_DAYS_UP_TO_BATCH = f"{OF_DAYS} AND batch_id <= {{last_batch:UInt64}}"
 _OF_BATCHES = "batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}"
 
 
@@ -59,8 +61,10 @@ async def rebuild(
 
     Raises:
         StoreUnavailableError: also when another process has begun to rebuild meanwhile.
-        StoreError: no rollup can be rebuilt on a cluster.
+        NotOnClusterError: with CLICKHOUSE_CLUSTER.
     """
+    if store.cluster is not None:
+        raise NotOnClusterError("rollups can't be rebuilt on a cluster")
     wanted = sorted({day for day in days if day >= first_kept})
     if not wanted or not rollups:
         return
@@ -116,32 +120,39 @@ async def _build(
         about,
     )
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
-    for first_day, last_day in await _stretches(store, read):
+    for first_day, last_day in await stretches(store, read):
         await draft.add(
             f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
         )
 
 
-async def _stretches(store: ClickHouseClient, days: Sequence[date]) -> list[tuple[date, date]]:
-    """Days one after another that have not too many events, first and last; without empty days."""
-    stretches: list[tuple[date, date]] = []
+async def stretches(
+    store: ClickHouseClient, days: Sequence[date], *, with_empty: bool = False
+) -> list[tuple[date, date]]:
+    """The days as pieces of the calendar, first and last day of each, with not too many events.
+
+    Args:
+        days: ascending.
+        with_empty: those without events too.
+    """
     if not days:
-        return stretches
-    wanted = set(days)
-    size = 0
+        return []
     between = {"first_day": days[0], "last_day": days[-1]}
-    for row in await store.execute(load_query("events_by_day"), between):
-        day = date.fromisoformat(row["day"])
-        if day not in wanted:
+    rows = await store.execute(load_query("events_by_day"), between)
+    events = {date.fromisoformat(row["day"]): row["events"] for row in rows}
+    pieces: list[tuple[date, date]] = []
+    size = 0
+    for day in days:
+        if day not in events and not with_empty:
             continue
-        size += row["events"]
-        if stretches and day == stretches[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
-            stretches[-1] = (stretches[-1][0], day)
+        size += events.get(day, 0)
+        if pieces and day == pieces[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
+            pieces[-1] = (pieces[-1][0], day)
         else:
-            stretches.append((day, day))
-            size = row["events"]
-    return stretches
+            pieces.append((day, day))
+            size = events.get(day, 0)
+    return pieces
 
 
 async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters) -> Sequence[date]:
