@@ -13,7 +13,7 @@ Projections are no part of it: they are written with the events' parts, and come
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -21,7 +21,7 @@ from functools import partial
 from app.core.clickhouse_client import ClickHouseClient, Parameters, Row
 from app.core.errors import BusyError
 from app.ingest.lease import Turn
-from app.ingest.rebuild import OF_DAYS, InTurn, rebuild, stretches
+from app.ingest.rebuild import OF_DAYS, InTurn, events_by_day, joined, rebuild
 from app.ingest.rollups import AN_EVENT, Rollup, load_rollups
 from app.schemas.admin import Audit, Difference, Repair
 
@@ -99,10 +99,12 @@ class Auditor:
         began = self._now()
         today = self._clock().astimezone(UTC).date()
         first = max(self._first_kept(), today - (days - 1) * _DAY)
+        last = today + _DAY  # the clock of who sends an event may be ahead
         rollups = await load_rollups(self._store)
+        events = await events_by_day(self._store, first, last)
         differences: list[Difference] = []
         for rollup in rollups:
-            for piece in await self._pieces(rollup, first, today):
+            for piece in await self._pieces(rollup, first, last, events):
                 differences += await self._differences(piece)
         for one in differences:
             logger.warning(
@@ -118,21 +120,25 @@ class Auditor:
             took_seconds=round(self._now() - began, 3),
         )
 
-    async def _pieces(self, rollup: Rollup, first: date, today: date) -> list["_Piece"]:
-        # The clock of who sends an event may be ahead.
-        last = today + _DAY
-        every_day = [first + n * _DAY for n in range((last - first).days + 1)]
-        ranges = await stretches(self._store, every_day, with_empty=True)
-        ranges[-1] = (ranges[-1][0], _END)
+    async def _pieces(
+        self, rollup: Rollup, first: date, last: date, events: Mapping[date, int]
+    ) -> list["_Piece"]:
+        days = [first + n * _DAY for n in range((last - first).days + 1)]
+        ranges = joined((day, day, events.get(day, 0)) for day in days)
         spans = await self._spans(rollup)
-        pieces: list[_Piece] = [_Days(rollup, spans, *between) for between in ranges]
+        pieces: list[_Piece] = [_Days(rollup, spans, *between) for between in _open(ranges)]
         for span in spans:
             # Those that begin with a day that is kept.
-            start = first + (_EPOCH - first) % (span * _DAY)
-            while start <= last:
-                end = start + (span - 1) * _DAY
-                pieces.append(_Span(rollup, span, start, _END if end >= last else end))
-                start += span * _DAY
+            starts = [day for day in days if _place_in_span(day, span) == 0]
+            ranges = joined(
+                (
+                    start,
+                    start + (span - 1) * _DAY,
+                    sum(events.get(start + n * _DAY, 0) for n in range(span)),
+                )
+                for start in starts
+            )
+            pieces += [_Spans(rollup, span, *between) for between in _open(ranges)]
         return pieces
 
     async def _spans(self, rollup: Rollup) -> list[int]:
@@ -171,6 +177,16 @@ class Auditor:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _open(ranges: list[tuple[date, date]]) -> list[tuple[date, date]]:
+    """The same, but without an end."""
+    return [*ranges[:-1], *((first, _END) for first, _ in ranges[-1:])]
+
+
+def _place_in_span(day: date, span: int) -> int:
+    """How many days after the first of its rows of so many days a day is."""
+    return (day - _EPOCH).days % span
 
 
 class _Piece(ABC):
@@ -285,11 +301,12 @@ class _Days(_Piece):
         return _Days(self.rollup, self._spans, day, day)
 
 
-class _Span(_Piece):
-    """Rows of so many days that begin on the same day, to be compared with those of one day."""
+class _Spans(_Piece):
+    """Rows of so many days each, to be compared with those of one day."""
 
     def __init__(self, rollup: Rollup, days: int, first: date, last: date) -> None:
         super().__init__(rollup, first, last)
+        self._days = days
         self.about = {**self.about, "span": days}
 
     @property
@@ -302,10 +319,10 @@ class _Span(_Piece):
             SELECT
                 {values},
                 {{span:UInt16}} AS days,
-                row_time - toIntervalDay(toDate(row_time) - {{first_day:Date}}) AS {rollup.time}
+                row_time - toIntervalDay(toUInt32(toDate(row_time)) % {{span:UInt16}})
+                    AS {rollup.time}
             FROM (SELECT {values}, {rollup.time} AS row_time FROM {rollup.table} WHERE days = 1)
-            WHERE toDate(row_time) >= {{first_day:Date}}
-              AND toDate(row_time) < {{first_day:Date}} + {{span:UInt16}}
+            WHERE toDate(row_time) BETWEEN {{first_day:Date}} AND {{last_day:Date}}
               AND ({keys}) IN
                   (SELECT {keys} FROM ({rollup.source_of(AN_EVENT)}) WHERE days = {{span:UInt16}})
         """
@@ -315,5 +332,6 @@ class _Span(_Piece):
         between = f"{self.rollup.first_day} BETWEEN {{first_day:Date}} AND {{last_day:Date}}"
         return f"{between} AND days = {{span:UInt16}}"
 
-    def narrowed(self, day: date) -> "_Span":  # noqa: ARG002 - it is about one day as it is
-        return self
+    def narrowed(self, day: date) -> "_Spans":
+        first = day - _place_in_span(day, self._days) * _DAY
+        return _Spans(self.rollup, self._days, first, first + (self._days - 1) * _DAY)

@@ -120,39 +120,36 @@ async def _build(
         about,
     )
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
-    for first_day, last_day in await stretches(store, read):
+    events = await events_by_day(store, read[0], read[-1]) if read else {}
+    for first_day, last_day in joined((day, day, events[day]) for day in read if day in events):
         await draft.add(
             f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
         )
 
 
-async def stretches(
-    store: ClickHouseClient, days: Sequence[date], *, with_empty: bool = False
-) -> list[tuple[date, date]]:
-    """The days as pieces of the calendar, first and last day of each, with not too many events.
+async def events_by_day(store: ClickHouseClient, first: date, last: date) -> dict[date, int]:
+    """How many events there are on each UTC day that has any, from one day to another."""
+    rows = await store.execute(load_query("events_by_day"), {"first_day": first, "last_day": last})
+    return {date.fromisoformat(row["day"]): row["events"] for row in rows}
+
+
+def joined(pieces: Iterable[tuple[date, date, int]]) -> list[tuple[date, date]]:
+    """Pieces of the calendar, of which neighbours are one as long as they have not many events.
 
     Args:
-        days: ascending.
-        with_empty: those without events too.
+        pieces: ascending; first and last day of each, and how many events it has.
     """
-    if not days:
-        return []
-    between = {"first_day": days[0], "last_day": days[-1]}
-    rows = await store.execute(load_query("events_by_day"), between)
-    events = {date.fromisoformat(row["day"]): row["events"] for row in rows}
-    pieces: list[tuple[date, date]] = []
+    longer: list[tuple[date, date]] = []
     size = 0
-    for day in days:
-        if day not in events and not with_empty:
-            continue
-        size += events.get(day, 0)
-        if pieces and day == pieces[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
-            pieces[-1] = (pieces[-1][0], day)
+    for first, last, events in pieces:
+        size += events
+        if longer and first == longer[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
+            longer[-1] = (longer[-1][0], last)
         else:
-            pieces.append((day, day))
-            size = events.get(day, 0)
-    return pieces
+            longer.append((first, last))
+            size = events
+    return longer
 
 
 async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters) -> Sequence[date]:

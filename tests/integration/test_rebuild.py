@@ -11,18 +11,11 @@ from app.ingest.rollups import load_rollups
 from tests.conftest import NOW
 from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, started, write
 from tests.support.consistency import assert_rollups_match
+from tests.support.repair import left_behind
 
 
 def day_of(seconds: int) -> date:
     return datetime.fromtimestamp(seconds, UTC).date()
-
-
-async def left_behind(store: ClickHouseClient) -> list[str]:
-    rows = await store.execute(
-        "SELECT name FROM system.tables WHERE database = currentDatabase()"
-        " AND match(name, '^(rebuilding|swapping)_')"
-    )
-    return [row["name"] for row in rows]
 
 
 EVERY_DAY = [NOW.date() - timedelta(days=back) for back in range(366)]
