@@ -22,11 +22,12 @@ from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
-from app.api.v1.endpoints import analytics, events, ingestion, users
+from app.api.v1.endpoints import admin, analytics, events, ingestion, users
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.ingest.audit import Auditor
 from app.ingest.doors import Doors
 from app.ingest.erasure import Eraser
 from app.ingest.export import Export
@@ -65,7 +66,14 @@ def create_app(
     app.state.kafka = None
     app.state.ready = False
     app.state.draining = False
-    for router in (analytics.router, events.router, ingestion.router, users.router, health.router):
+    for router in (
+        analytics.router,
+        events.router,
+        ingestion.router,
+        admin.router,
+        users.router,
+        health.router,
+    ):
         app.router.routes.extend(router.routes)
     app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
@@ -92,6 +100,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.export = Export(store, writer.tombstones)
         state.eraser = Eraser(store, writer, state.clock)
         stack.push_async_callback(state.eraser.close)
+        state.auditor = Auditor(
+            store,
+            writer.in_turn,
+            lambda: writer.retention.first_whole_day(state.clock()),
+            state.clock,
+        )
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)

@@ -24,6 +24,7 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BusyError: HTTPStatus.CONFLICT,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -87,6 +88,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
+    409: ("another audit or repair is under way", {}),
     413: ("a batch holds at most 10000 events", {}),
     422: (
         "user_id must be a UUID",
@@ -102,7 +104,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
         },
     ),
     500: ("The service failed. The log has more under this request_id.", {}),
-    501: ("users can't be erased on a cluster", {}),
+    501: ("this can't be done on a cluster", {}),
     503: ("The store can't be reached. Try again later.", {}),
 }
 

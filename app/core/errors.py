@@ -24,6 +24,14 @@ class WriteBufferFullError(AnalyticsError):
     """Too many events wait to be written. None of the request's was taken."""
 
 
+class BusyError(AnalyticsError):
+    """What was asked for is done for one caller at a time, and somebody is at it."""
+
+
+class NotOnClusterError(AnalyticsError):
+    """What was asked for can't be done with CLICKHOUSE_CLUSTER."""
+
+
 class MalformedBodyError(AnalyticsError):
     """The body of a request is not JSON."""
 
@@ -47,7 +55,3 @@ class EventRejectedError(AnalyticsError):
 
 class UserErasedError(AnalyticsError):
     """Events are of a user who was erased meanwhile. They have to be looked at again."""
-
-
-class NotOnClusterError(AnalyticsError):
-    """What was asked for can't be done where the tables are distributed over a cluster."""

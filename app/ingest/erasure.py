@@ -64,6 +64,7 @@ class Eraser:
                 self._writer.tombstones,
                 user_id,
                 anonymise=mode is ErasureMode.ANONYMISE,
+                oldest=self._writer.oldest(requested_at),
                 fence=turn.fence,
             )
             return await carry_out(self._store, removal, turn.number, turn.fence)

@@ -67,7 +67,8 @@ class Intake:
             MalformedBodyError: not JSON.
             EventRejectedError: JSON, but no event that can be stored.
         """
-        event = decode_event(body, self._clock())
+        now = self._clock()
+        event = decode_event(body, now, oldest=self._writer.oldest(now))
         decoded, outcomes = await self._store(Decoded.of([event]))
         rejected = decoded.rejected.get(0)
         if rejected is None:
@@ -118,17 +119,18 @@ class Intake:
 
     async def _decode(self, body: bytes, lines: bool) -> Decoded:
         now = self._clock()
+        oldest = self._writer.oldest(now)
         if len(body) <= _INLINE_BYTES:
-            return _decode_batch(body, lines, now)
+            return _decode_batch(body, lines, now, oldest)
         async with self._large:
-            return await asyncio.to_thread(_decode_batch, body, lines, now)
+            return await asyncio.to_thread(_decode_batch, body, lines, now, oldest)
 
 
-def _decode_batch(body: bytes, lines: bool, now: datetime) -> Decoded:
+def _decode_batch(body: bytes, lines: bool, now: datetime, oldest: datetime) -> Decoded:
     raw_events = split_lines(body) if lines else split_json(body)
     if len(raw_events) > MAX_BATCH_EVENTS:
         raise BodyTooLargeError(f"a batch holds at most {MAX_BATCH_EVENTS} events")
-    return decode_events(list(map(bytes, raw_events)), now)
+    return decode_events(list(map(bytes, raw_events)), now, oldest=oldest)
 
 
 def split_lines(body: bytes) -> RawEvents:

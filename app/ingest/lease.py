@@ -86,7 +86,8 @@ class Lease(ABC):
             await repair_rollup(self._store, rollup, first, last, fence)
 
     async def _finish_removals(self, number: int, fence: Fence | None) -> None:
-        """What can't be finished now is again when a turn was cut short, or a user is erased."""
+        """What can't be finished now keeps nobody from writing: it is tried again when a turn was
+        cut short, at the next start, and when the user is to be erased once more."""
         try:
             await finish_removals(self._store, number, fence)
         except AnalyticsError as error:

@@ -1,6 +1,5 @@
 """Rollups that are made anew from the events, for some days, while everything else goes on."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import date, timedelta
@@ -8,7 +7,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
-from app.core.errors import StoreUnavailableError
+from app.core.errors import NotOnClusterError
 from app.ingest.lease import Turn
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
@@ -17,18 +16,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.02
-_LONGEST_LOOK_SECONDS = 1.0
 _DAY = timedelta(days=1)
 
 # So many events, or a day, are counted at a time.
 _EVENTS_AT_A_TIME = 1_000_000
 
-_OF_DAYS_UP_TO_BATCH = (
+OF_DAYS = (
     "event_time >= toDateTime({first_day:Date}, 'UTC')"
     " AND event_time < toDateTime({last_day:Date} + 1, 'UTC')"
-    " AND batch_id <= {last_batch:UInt64}"
 )
+"""SQL: the condition for the events of days one after another, given the first and the last."""
+_OF_DAYS_UP_TO_BATCH = f"{OF_DAYS} AND batch_id <= {{last_batch:UInt64}}"
 _OF_BATCHES = "batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}"
 
 
@@ -63,8 +61,10 @@ async def rebuild(
 
     Raises:
         StoreUnavailableError: also when another process has begun to rebuild meanwhile.
-        StoreError: no rollup can be rebuilt on a cluster.
+        NotOnClusterError: with CLICKHOUSE_CLUSTER.
     """
+    if store.cluster is not None:
+        raise NotOnClusterError("rollups can't be rebuilt on a cluster")
     wanted = sorted({day for day in days if day >= first_kept})
     if not wanted or not rollups:
         return
@@ -88,7 +88,7 @@ async def rebuild(
     for draft in drafts:
         if now > last:
             more = {"first_batch": last + 1, "last_batch": now}
-            await draft.write(f"{_insert(draft)} {_rows(draft.rollup, _OF_BATCHES)}", more)
+            await draft.add(_rows(draft.rollup, _OF_BATCHES), more)
     for draft in drafts:
         await in_turn(partial(_decide, draft, now + 1))
     logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
@@ -113,41 +113,43 @@ async def _build(
 ) -> None:
     rollup = draft.rollup
     about: Parameters = {"of_days": days, "first_kept": first_kept}
-    # Before what they are told by is deleted.
     read = await _days_of_rows(store, draft, about) if rollup.spans_days else days
-    await draft.write(
-        f"ALTER TABLE {draft.table} DELETE WHERE {rollup.is_of_days}"
-        f" AND {rollup.first_day} >= {{first_kept:Date}}",
+    await draft.add(
+        f"SELECT {rollup.columns} FROM {draft.before}"
+        f" WHERE NOT ({rollup.is_of_days} AND {rollup.first_day} >= {{first_kept:Date}})",
         about,
     )
-    await _until_deleted(store, draft.table)
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
-    for first_day, last_day in await _stretches(store, read):
-        await draft.write(
-            f"{_insert(draft)} {_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
+    events = await events_by_day(store, read[0], read[-1]) if read else {}
+    for first_day, last_day in joined((day, day, events[day]) for day in read if day in events):
+        await draft.add(
+            f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
         )
 
 
-async def _stretches(store: ClickHouseClient, days: Sequence[date]) -> list[tuple[date, date]]:
-    """Days one after another that have not too many events, first and last; without empty days."""
-    stretches: list[tuple[date, date]] = []
-    if not days:
-        return stretches
-    wanted = set(days)
+async def events_by_day(store: ClickHouseClient, first: date, last: date) -> dict[date, int]:
+    """How many events there are on each UTC day that has any, from one day to another."""
+    rows = await store.execute(load_query("events_by_day"), {"first_day": first, "last_day": last})
+    return {date.fromisoformat(row["day"]): row["events"] for row in rows}
+
+
+def joined(pieces: Iterable[tuple[date, date, int]]) -> list[tuple[date, date]]:
+    """Pieces of the calendar, of which neighbours are one as long as they have not many events.
+
+    Args:
+        pieces: ascending; first and last day of each, and how many events it has.
+    """
+    longer: list[tuple[date, date]] = []
     size = 0
-    between = {"first_day": days[0], "last_day": days[-1]}
-    for row in await store.execute(load_query("events_by_day"), between):
-        day = date.fromisoformat(row["day"])
-        if day not in wanted:
-            continue
-        size += row["events"]
-        if stretches and day == stretches[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
-            stretches[-1] = (stretches[-1][0], day)
+    for first, last, events in pieces:
+        size += events
+        if longer and first == longer[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
+            longer[-1] = (longer[-1][0], last)
         else:
-            stretches.append((day, day))
-            size = row["events"]
-    return stretches
+            longer.append((first, last))
+            size = events
+    return longer
 
 
 async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters) -> Sequence[date]:
@@ -161,25 +163,12 @@ async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters
     spans = f"SELECT {rollup.first_day} AS first, days FROM"
     rows = await store.execute(
         f"SELECT DISTINCT first + arrayJoin(range(days)) AS day FROM ("
-        f" {spans} {draft.table} WHERE {rollup.is_of_days}"
+        f" {spans} {draft.before} WHERE {rollup.is_of_days}"
         f" UNION ALL {spans} ({rollup.source_of(an_event)}) WHERE {rollup.is_of_days}"
         ") WHERE day >= {first_kept:Date} ORDER BY day",
         about,
     )
     return [date.fromisoformat(row["day"]) for row in rows]
-
-
-async def _until_deleted(store: ClickHouseClient, table: str) -> None:
-    pause = _LOOK_SECONDS
-    while rows := await store.execute(load_query("unfinished_deletion"), {"table": table}):
-        if rows[0]["problem"]:
-            raise StoreUnavailableError(f"a rollup can't be rebuilt now: {rows[0]['problem']}")
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
-
-
-def _insert(draft: Draft) -> str:
-    return f"INSERT INTO {draft.table} ({draft.rollup.columns})"
 
 
 def _rows(rollup: Rollup, condition: str) -> str:

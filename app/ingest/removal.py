@@ -10,14 +10,16 @@ write, so nothing is stored meanwhile (docs/decisions/10-a-user-is-removed-by-co
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
+from app.core.clickhouse_client import ClickHouseClient, Fence, Row, load_query
 from app.core.clickhouse_values import escape
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.ingest.events import Events
@@ -43,7 +45,7 @@ _REJECTIONS_AT_ONCE = 1_000
 
 _PENDING_COLUMNS = """
     user_id UUID, new_id Nullable(UUID), session_key_1 UInt64, session_key_2 UInt64,
-    copies String, swaps Array(Tuple(String, String))
+    oldest DateTime('UTC'), copies String, swaps Array(Tuple(String, String))
 """
 
 
@@ -62,6 +64,8 @@ class Removal:
         table: where it is recorded, the id too. Dropped when it is complete.
         new_id: instead of whose the events are from then on; None to delete them.
         session_key: what ids of sessions are hashed with, if they stay.
+        oldest: since when all events are stored, in seconds since 1970 UTC. What rollups say of the
+            time before can't be counted again.
         copies: how the names of the copies begin, when all are there; else empty.
         swaps: what they are to replace.
     """
@@ -70,6 +74,7 @@ class Removal:
     user_id: UUID
     new_id: UUID | None
     session_key: tuple[int, int]
+    oldest: int
     copies: str = ""
     swaps: tuple[Swap, ...] = ()
 
@@ -80,15 +85,15 @@ class Removal:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        ids = {"user_id": self.user_id}
+        about: dict[str, Any] = {"user_id": self.user_id, "oldest": self.oldest}
         if self.new_id is not None:
-            ids["new_id"] = self.new_id
-        return ids
+            about["new_id"] = self.new_id
+        return about
 
 
 async def begin_removal(
     store: ClickHouseClient, tombstones: Tombstones, user_id: UUID, *, anonymise: bool,
-    fence: Fence | None,
+    oldest: datetime, fence: Fence | None,
 ) -> Removal:  # fmt: skip
     """Record that a user is to be removed, and refuse their events from now on."""
     for removal in await _load_removals(store):
@@ -100,6 +105,7 @@ async def begin_removal(
         user_id,
         uuid4() if anonymise else None,
         (secrets.randbits(64), secrets.randbits(64)),
+        max(0, math.ceil(oldest.timestamp())),
     )
     await store.execute(
         f"CREATE TABLE {removal.table} ({_PENDING_COLUMNS}) ENGINE = MergeTree ORDER BY tuple()"
@@ -123,19 +129,24 @@ async def carry_out(
         return removal, 0
     # A rollup that is being made anew would bring the user back.
     await drop_drafts(store)
-    [row] = await store.execute(
-        f"SELECT count() AS events FROM {_EVENTS} WHERE user_id = {{user_id:UUID}}",
-        removal.parameters,
-        ahead=True,
-        fence=fence,
-    )
-    if row["events"]:
+    rollups = await load_rollups(store, fence)
+    tables = [_EVENTS, *(one.table for one in rollups if "user_id" in one.keys)]
+    rows = {
+        table: await store.execute(
+            f"SELECT count() AS n FROM {table} WHERE user_id = {{user_id:UUID}}",
+            removal.parameters,
+            ahead=True,
+            fence=fence,
+        )
+        for table in tables
+    }
+    if any(found[0]["n"] for found in rows.values()):
         async with _held(store, fence):
-            removal = await _copy(store, removal, f"{_COPY}{number}_", fence)
+            removal = await _copy(store, removal, rollups, f"{_COPY}{number}_", fence)
         await _record(store, removal, fence)
         await _swap(store, removal, fence)
         await _drop_copies(store, fence)
-    return removal, row["events"]
+    return removal, rows[_EVENTS][0]["n"]
 
 
 async def settle_removals(store: ClickHouseClient, last_batch: int, fence: Fence | None) -> None:
@@ -190,6 +201,7 @@ async def _load_removals(store: ClickHouseClient) -> list[Removal]:
     for name in await _tables(store, _PENDING):
         rows = await store.execute(
             "SELECT toString(user_id) AS user_id, toString(new_id) AS new_id,"
+            " toUnixTimestamp(oldest) AS oldest,"
             " toString(session_key_1) AS key_1, toString(session_key_2) AS key_2, copies,"
             " arrayMap(one -> one.1, swaps) AS tables, arrayMap(one -> one.2, swaps) AS partitions"
             f" FROM {name} ORDER BY copies DESC LIMIT 1",
@@ -205,6 +217,7 @@ async def _load_removals(store: ClickHouseClient) -> list[Removal]:
                     UUID(row["user_id"]),
                     UUID(row["new_id"]) if row["new_id"] else None,
                     (int(row["key_1"]), int(row["key_2"])),
+                    row["oldest"],
                     row["copies"],
                     tuple(Swap(*swap) for swap in swaps),
                 )
@@ -217,8 +230,9 @@ async def _record(store: ClickHouseClient, removal: Removal, fence: Fence | None
     new_id = "NULL" if removal.new_id is None else "{new_id:UUID}"
     await store.execute(
         f"INSERT INTO {removal.table} SELECT {{user_id:UUID}}, {new_id}, {{key_1:UInt64}},"
-        " {key_2:UInt64}, {copies:String}, CAST(arrayZip({tables:Array(String)},"
-        " {partitions:Array(String)}), 'Array(Tuple(String, String))')"
+        " {key_2:UInt64}, toDateTime({oldest:UInt32}, 'UTC'), {copies:String},"
+        " CAST(arrayZip({tables:Array(String)}, {partitions:Array(String)}),"
+        " 'Array(Tuple(String, String))')"
         f" WHERE {_condition(fence)}",
         {
             **removal.parameters,
@@ -234,12 +248,16 @@ async def _record(store: ClickHouseClient, removal: Removal, fence: Fence | None
 
 
 async def _copy(
-    store: ClickHouseClient, removal: Removal, copies: str, fence: Fence | None
+    store: ClickHouseClient,
+    removal: Removal,
+    rollups: Sequence[Rollup],
+    copies: str,
+    fence: Fence | None,
 ) -> Removal:
     """Make the copies. The events are last among the swaps: as long as there are any of the user's,
     it can be said which rows of the rollups have to do with them."""
     swaps: list[Swap] = []
-    for rollup in await load_rollups(store, fence):
+    for rollup in rollups:
         swaps += await _copy_rollup(store, removal, rollup, copies, fence)
     swaps += await _copy_events(store, removal, copies, fence)
     return replace(removal, copies=copies, swaps=tuple(swaps))
@@ -248,7 +266,10 @@ async def _copy(
 async def _copy_rollup(
     store: ClickHouseClient, removal: Removal, rollup: Rollup, copies: str, fence: Fence | None
 ) -> list[Swap]:
-    """Rows that the user is in are counted again from the events; all others are as they were."""
+    """Rows that the user is in are counted again from the events; all others are as they were.
+
+    A row that begins before the events do can't be counted: it stays, unless it is of the user.
+    """
     keys = ", ".join(rollup.keys)
     columns = rollup.columns
     copy = f"{copies}{rollup.table}"
@@ -261,33 +282,39 @@ async def _copy_rollup(
         touched += f" UNION ALL {_of(rollup, renamed, keys)}"
         others = f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}}"
         without = f"({others} UNION ALL SELECT * FROM {renamed})"
-    about = removal.parameters
-    condition = _condition(fence)
-    await store.execute(f"CREATE TABLE {copy} AS {rollup.table}", ahead=True)
-    await store.execute(
-        f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
-        f" WHERE ({keys}) IN ({touched}) AND {condition}",
-        about,
-        ahead=True,
-        fence=fence,
+    again = (
+        f"(({keys}) IN ({touched})"
+        f" AND toDateTime({rollup.time}, 'UTC') >= toDateTime({{oldest:UInt32}}, 'UTC'))"
     )
-    rows = await store.execute(
+    is_theirs = "user_id = {user_id:UUID}" if "user_id" in rollup.keys else "0"
+    condition = _condition(fence)
+
+    async def ask(statement: str, **more: Any) -> list[Row]:
+        about = {**removal.parameters, **more}
+        return await store.execute(statement, about, ahead=True, fence=fence)
+
+    await ask(f"CREATE TABLE {copy} AS {rollup.table}")
+    await ask(
+        f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
+        f" WHERE {again} AND {condition}"
+    )
+    rows = await ask(
         f"SELECT DISTINCT partition FROM (SELECT _partition_id AS partition FROM {rollup.table}"
-        f" WHERE ({keys}) IN ({touched})"
-        f" UNION ALL SELECT _partition_id AS partition FROM {copy}) ORDER BY partition",
-        about,
-        ahead=True,
-        fence=fence,
+        f" WHERE {again} OR {is_theirs} UNION ALL SELECT _partition_id AS partition FROM {copy})"
+        " ORDER BY partition"
     )
     partitions = [row["partition"] for row in rows]
-    await store.execute(
-        f"INSERT INTO {copy} SELECT * FROM {rollup.table}"
-        f" WHERE _partition_id IN {{partitions:Array(String)}} AND ({keys}) NOT IN ({touched})"
-        f" AND {condition}",
-        {**about, "partitions": partitions},
-        ahead=True,
-        fence=fence,
+    old = f"FROM {rollup.table} WHERE _partition_id IN {{partitions:Array(String)}} AND NOT {again}"
+    await ask(
+        f"INSERT INTO {copy} SELECT * {old} AND NOT ({is_theirs}) AND {condition}",
+        partitions=partitions,
     )
+    if removal.new_id is not None and "user_id" in rollup.keys:
+        await ask(
+            f"INSERT INTO {copy} SELECT * REPLACE ({{new_id:UUID}} AS user_id)"
+            f" FROM (SELECT * {old} AND {is_theirs}) WHERE {condition}",
+            partitions=partitions,
+        )
     return [Swap(rollup.table, partition) for partition in partitions]
 
 

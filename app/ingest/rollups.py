@@ -7,6 +7,7 @@ another one in `clickhouse/schema.sql` needs nothing here.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 
 from app.core.clickhouse_client import ClickHouseClient, Fence, Row, load_query
@@ -16,6 +17,9 @@ from app.core.schema import UNFILLED
 logger = logging.getLogger(__name__)
 
 _EVENTS = "viewing_events"
+AN_EVENT = f"event_time IN (SELECT min(event_time) FROM {_EVENTS})"
+"""SQL: the condition for the first event, or a few: enough to see what rows an event makes."""
+_STATE = re.compile(r"AggregateFunction\((\w+(?:\([^()]*\))?), ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Rollup:
     """A table, the SELECT over the events that fills it, and its columns by their part in it.
 
     Attributes:
+        functions: what each state is of, with its parameters: `uniqCombined64(17)`.
         time: the key that says when, or from when on, a row is about.
     """
 
@@ -31,6 +36,7 @@ class Rollup:
     keys: tuple[str, ...]
     sums: tuple[str, ...]
     states: tuple[str, ...]
+    functions: tuple[str, ...]
     time: str
 
     @property
@@ -75,6 +81,7 @@ async def load_rollups(store: ClickHouseClient, fence: Fence | None = None) -> l
 
 
 def _rollup(row: Row) -> Rollup:
+    kinds = [_STATE.match(kind) for kind in row["state_types"]]
     if len(row["times"]) != 1:
         raise StoreError(f"the ORDER BY of the rollup {row['table']} must have one date or time")
     return Rollup(
@@ -83,6 +90,7 @@ def _rollup(row: Row) -> Rollup:
         tuple(row["keys"]),
         tuple(row["sums"]),
         tuple(row["states"]),
+        tuple(kind[1] for kind in kinds if kind),
         row["times"][0],
     )
 

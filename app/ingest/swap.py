@@ -1,11 +1,12 @@
 """Partitions of a rollup that are made anew beside it, and take its place at once.
 
-A draft is a table of the rollup's form, `rebuilding_<turn>_<rollup>`, that begins with the same
-rows (hard links, no copies). Nobody reads it. When it is as it should be it is renamed, in a turn,
-to `swapping_<turn>_<rollup>`; its comment, written next, says which partitions it stands for: from
-then on the swap is decided, and whoever has the turn after a failure or a death carries it out.
-REPLACE PARTITION shows readers the old rows or the new ones; only an engine that dies in the middle
-of it finds both when it starts, until the swap is carried out once more, before any question.
+A draft is a table of the rollup's form, `rebuilding_<turn>_<rollup>`. Beside it lies what the
+rollup held when it was begun (hard links, no copies). When the draft is as it should be it is
+renamed, in a turn, to `swapping_<turn>_<rollup>`; its comment, written next, says which partitions
+it stands for: from then on the swap is decided, and whoever has the turn after a failure or a death
+carries it out. REPLACE PARTITION shows readers the old rows or the new ones; only an engine that
+dies in the middle of it finds both when it starts, until the swap is carried out once more, before
+any question.
 
 A late statement of a process that has lost its turn names a table that is gone, and fails.
 """
@@ -23,18 +24,25 @@ _DECIDED_NAME = re.compile(rf"{_DECIDED}(\d+)_(\w+)")
 
 
 class Draft:
-    """What will take the place of some partitions of a rollup."""
+    """What will take the place of some partitions of a rollup.
+
+    Attributes:
+        before: the table of what was in these partitions.
+        table: the table of what will be in them; empty at first.
+    """
 
     def __init__(self, store: ClickHouseClient, rollup: Rollup, turn: int) -> None:
         self.rollup = rollup
         self.table = f"{_DRAFT}{turn}_{rollup.table}"
+        self.before = f"{self.table}_before"
         self._store = store
         self._partitions: list[str] = []
 
     async def begin(self, fence: Fence | None, about: Parameters) -> None:
-        """With the rows of all partitions in which a row is of the days in `about`."""
+        """Of all partitions in which a row is of the days in `about`."""
         rollup = self.rollup
-        await self._in_turn(f"CREATE TABLE {self.table} AS {rollup.table}", fence)
+        for table in (self.before, self.table):
+            await self._in_turn(f"CREATE TABLE {table} AS {rollup.table}", fence)
         rows = await self._in_turn(
             f"SELECT DISTINCT _partition_id AS id FROM {rollup.table} WHERE {rollup.is_of_days}",
             fence,
@@ -43,39 +51,43 @@ class Draft:
         self._partitions = [row["id"] for row in rows]
         for partition in self._partitions:
             await self._in_turn(
-                f"ALTER TABLE {self.table} ATTACH PARTITION ID '{partition}' FROM {rollup.table}",
+                f"ALTER TABLE {self.before} ATTACH PARTITION ID '{partition}' FROM {rollup.table}",
                 fence,
             )
 
-    async def write(self, statement: str, about: Parameters) -> None:
-        """Change the draft outside of a turn, however long it takes. Once, or it raises."""
+    async def add(self, rows: str, about: Parameters) -> None:
+        """Insert what the statement selects, outside of a turn. Once, or it raises."""
         fence = None if self._store.exclusive else Fence(self.table, f"{self.table} is written")
-        await self._store.execute(f"{statement} {_UNLIMITED}", about, fence=fence)
+        # The limits of a reader's query are not for those that build.
+        statement = f"{self._insert_into(self.table)} {rows} SETTINGS max_execution_time = 0"
+        await self._store.execute(statement, about, fence=fence)
 
     async def decide(
         self, turn: int, fence: Fence | None, last_lines: str, about: Parameters
     ) -> None:
-        """Add what the statement selects, which is all that was written since; then swap."""
+        """Add what the statement selects, which is all that was written since; then swap.
+
+        Args:
+            last_lines: it selects nothing where the fence's condition doesn't hold.
+        """
         decided = f"{_DECIDED}{turn}_{self.rollup.table}"
         await self._in_turn(f"RENAME TABLE {self.table} TO {decided}", fence)
-        await self._in_turn(
-            f"INSERT INTO {decided} ({self.rollup.columns}) {last_lines}", fence, about
-        )
+        await self._in_turn(f"{self._insert_into(decided)} {last_lines}", fence, about)
         rows = await self._in_turn(f"SELECT DISTINCT _partition_id AS id FROM {decided}", fence)
         partitions = {*self._partitions, *(row["id"] for row in rows)}
         await self._in_turn(
             f"ALTER TABLE {decided} MODIFY COMMENT '{json.dumps(sorted(partitions))}'", fence
         )
         await _carry_out(self._store, decided, self.rollup.table, partitions, fence)
+        await self._in_turn(f"DROP TABLE {self.before} SYNC", fence)
+
+    def _insert_into(self, table: str) -> str:
+        return f"INSERT INTO {table} ({self.rollup.columns})"
 
     async def _in_turn(
         self, statement: str, fence: Fence | None, about: Parameters | None = None
     ) -> list[Row]:
         return await self._store.execute(statement, about, ahead=True, fence=fence)
-
-
-# The limits of a reader's query are not for those that build.
-_UNLIMITED = "SETTINGS max_execution_time = 0"
 
 
 async def drop_drafts(store: ClickHouseClient) -> None:

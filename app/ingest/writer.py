@@ -23,7 +23,8 @@ from app.core.errors import (
 )
 from app.ingest.events import UUID_BYTES, Events, key_of
 from app.ingest.lease import Lease, Turn, lease_for
-from app.ingest.rollups import fill_new_rollups
+from app.ingest.retention import Retention, apply_retention
+from app.ingest.rollups import fill_new_rollups, load_rollups
 from app.ingest.swap import drop_drafts
 from app.ingest.tombstones import Tombstones
 
@@ -77,6 +78,7 @@ class Writer:
         batch_age: or when its first event has waited so many seconds.
         buffer_events: events that may wait or be under way; past that, `write` refuses.
         clock: the present time, for events that repeat whatever had their id in the last day.
+        retention: of the store.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Writer:
         batch_age: float,
         buffer_events: int,
         clock: Callable[[], datetime],
+        retention: Retention = Retention(),  # noqa: B008 - it can't be changed
     ) -> None:
         self._store = store
         self._lease = lease
@@ -97,6 +100,7 @@ class Writer:
         self._clock = clock
         self.tombstones = Tombstones(store)
         """Who was erased. `write` takes no event of theirs."""
+        self.retention = retention
         self._waiting: deque[_Submission] = deque()
         self._waiting_events = 0
         self._errands: deque[_Errand] = deque()
@@ -115,6 +119,10 @@ class Writer:
     def version(self) -> int | None:
         """Another number after each change of the store; None where others change it too."""
         return self._version if self._store.exclusive else None
+
+    def oldest(self, now: datetime) -> datetime:
+        """The earliest time of an event that may be stored at the instant `now`."""
+        return self.retention.oldest(now)
 
     async def start(self) -> None:
         """Repair what was cut short before, fill what is new, then take events.
@@ -378,6 +386,13 @@ async def opened_writer(
         await store.connect()
         await store.ensure_database()
         await store.ensure_tables()
+        retention = await apply_retention(
+            store,
+            [rollup.table for rollup in await load_rollups(store)],
+            settings.event_retention_days,
+            settings.rollup_retention_days,
+            clock(),
+        )
         writer = Writer(
             store,
             lease_for(store),
@@ -385,6 +400,7 @@ async def opened_writer(
             batch_age=settings.write_batch_age_ms / 1000,
             buffer_events=settings.write_buffer_events,
             clock=clock,
+            retention=retention,
         )
         stack.push_async_callback(writer.close)
         await writer.start()

@@ -316,6 +316,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
             [message.value or b"" for message in messages],
             now,
             [self._types[message.topic] for message in messages],
+            self._writer.oldest(now),
         )
         without_value = {
             place: _UNREADABLE if isinstance(message, _UnreadableMessage) else _NO_VALUE

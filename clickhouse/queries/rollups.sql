@@ -10,6 +10,7 @@ SELECT
     groupArrayIf(columns.name, columns.is_in_sorting_key)     AS keys,
     groupArrayIf(columns.name, NOT columns.is_in_sorting_key AND columns.type = 'UInt64') AS sums,
     groupArrayIf(columns.name, columns.type LIKE 'AggregateFunction(%')                   AS states,
+    groupArrayIf(columns.type, columns.type LIKE 'AggregateFunction(%')                   AS state_types,
     groupArrayIf(columns.name, columns.is_in_sorting_key AND columns.type LIKE 'Date%')   AS times
 FROM system.tables AS views
 INNER JOIN

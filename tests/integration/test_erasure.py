@@ -356,3 +356,34 @@ async def test_instances_know_whom_another_has_erased(settings: Settings) -> Non
             "erased_user",
         )
         await assert_rollups_match(app.state.store)
+
+
+@pytest.mark.parametrize("engine", ["embedded"])
+async def test_what_cannot_be_counted_again_stays_but_for_the_users_own(settings: Settings) -> None:
+    """Rollups may be kept longer than the events that they were made of."""
+    events = viewing(random.Random(13), 600)
+    async with running(settings) as (_, client):
+        await send(client, events)
+    async with running(settings.model_copy(update={"event_retention_days": 20})) as (app, client):
+        await app.state.store.execute("OPTIMIZE TABLE viewing_events FINAL")
+        [row] = await app.state.store.execute("SELECT count() AS n FROM viewing_events")
+        assert 100 < row["n"] < 300
+        before = (await client.get(f"{PREFIX}/trends?days=90")).json()["items"]
+        for user, mode in ((ERIN, "erase"), (ANN, "anonymise")):
+            await erase(client, user, mode)
+            answer = await client.get(f"{PREFIX}/user/{user}/stats?days=90")
+            assert (answer.json()["movies_started"], answer.json()["unique_movies_watched"]) == (
+                0,
+                0,
+            )
+        after = (await client.get(f"{PREFIX}/trends?days=90")).json()["items"]
+        truth = Truth(without(events, ERIN), NOW).trends(90, "UTC")["items"]
+        assert after[:69] == before[:69]
+        assert after[70:] == truth[70:]
+        [row] = await app.state.store.execute(
+            f"SELECT count() AS n FROM user_stats WHERE user_id IN ('{ERIN}', '{ANN}')"
+        )
+        assert row["n"] == 0
+        otto = (await client.get(f"{PREFIX}/user/{OTTO}/stats?days=90")).json()
+        stats = Truth(events, NOW).user_stats(OTTO, 90, "UTC")
+        assert otto["movies_started"] == stats["movies_started"]
