@@ -17,8 +17,8 @@ FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help install run demo stop kafka kafka-stop test chaos overload bench lint types check test-events docker-up \
-	docker-down logs lock clean
+.PHONY: help install run demo stop kafka kafka-stop test chaos overload audit bench lint types check test-events \
+	docker-up docker-down logs lock clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -56,6 +56,9 @@ kafka-stop:  ## Stop it; its data stays
 
 test-events: .venv/.installed  ## Send sample viewing to the running service; FLAGS="--days 30 …"
 	@$(BIN)/python test_events.py --url $(URL) $(FLAGS)
+
+audit: .venv/.installed  ## Compare the running service's views with its events; FLAGS="--days 7 --repair"
+	@$(BIN)/python scripts/audit.py --url $(URL) $(FLAGS)
 
 test: install  ## Run every test, JOBS (2) at a time
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -28,14 +28,17 @@ from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.limits import RequestLimitsMiddleware
 from app.api.observe import ObserveMiddleware, Observer
-from app.api.v1.endpoints import analytics, events, ingestion
+from app.api.v1.endpoints import admin, analytics, events, ingestion, users
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.core.keys import KeyClass, Keyring, parse_keys
 from app.core.measures import Measures
+from app.ingest.audit import Auditor
 from app.ingest.doors import Doors
+from app.ingest.erasure import Eraser
+from app.ingest.export import Export
 from app.ingest.intake import Intake
 from app.ingest.rate import EventRate
 from app.ingest.writer import opened_writer
@@ -93,8 +96,14 @@ def create_app(
     app.state.scrapes = metrics.Scrapes(app.state.measures, settings, app.state)
     app.state.observer = Observer(app.state.measures, log_requests=settings.log_requests)
     for router in (
-        analytics.router, events.router, ingestion.router, health.router, metrics.router
-    ):  # fmt: skip
+        analytics.router,
+        events.router,
+        ingestion.router,
+        admin.router,
+        users.router,
+        health.router,
+        metrics.router,
+    ):
         app.router.routes.extend(router.routes)
     _add_middleware(app, settings, clock)
     install_error_handlers(app)
@@ -165,7 +174,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
         most = settings.clickhouse_readers + settings.clickhouse_query_queue
-        state.answers = Answers(lambda: writer.version, most)
+        state.answers = Answers(lambda: writer.version, store.gate, most)
+        state.export = Export(store, writer.tombstones)
+        state.eraser = Eraser(store, writer, state.clock)
+        stack.push_async_callback(state.eraser.close)
+        state.auditor = Auditor(
+            store,
+            writer.in_turn,
+            lambda: writer.retention.first_whole_day(state.clock()),
+            state.clock,
+        )
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -251,7 +269,7 @@ async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
         ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
-    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
+    listeners += [listeners[0].dup() for _ in range(_LISTENERS - 1)]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():

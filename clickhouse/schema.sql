@@ -8,6 +8,9 @@
 --   * where there are sums, `events` counts all events: it is never 0, and SummingMergeTree drops rows
 --     whose sums are all 0;
 --   * the ORDER BY holds what the view groups by, and nothing else.
+-- So that days can be audited and rebuilt, one column of the ORDER BY is a Date or a DateTime in UTC: the
+-- UTC day that a row is about, or a moment of it. A row that is about several days one after another has
+-- a column `days` in the ORDER BY, that time in the first of them, and no sums.
 --
 -- uniq() tells UUIDs apart by the XOR of their halves, so it takes 11111111-1111-1111-1111-111111111111
 -- and 22222222-2222-2222-2222-222222222222 for one. Wherever ids are counted, here and in the
@@ -248,5 +251,23 @@ CREATE TABLE IF NOT EXISTS rejected_events
 ENGINE = ReplacingMergeTree
 ORDER BY (topic, `partition`, `offset`, cityHash64(payload))
 TTL received_at + INTERVAL 90 DAY
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
+
+
+-- Users who were erased: their events are refused from then on. What was removed is not in here: a hash
+-- of the id, which tells who comes back, and not who it was.
+CREATE TABLE IF NOT EXISTS erased_users
+(
+    -- Of SHA-256, in hexadecimal: without it, lists of two stores could be compared. One for a store.
+    salt        String,
+    user_hash   String,
+    -- 20 bits of a cheap hash: an event of somebody else is told by it, without SHA-256.
+    fingerprint UInt32,
+    erased_at   DateTime('UTC')
+)
+-- One that is written again, after a crash, is the same. No TTL: an erased user stays so.
+ENGINE = ReplacingMergeTree
+ORDER BY user_hash
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;

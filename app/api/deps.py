@@ -8,7 +8,10 @@ from pydantic import AfterValidator, BaseModel
 
 from app.api.hot import Question, Wordings
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.ingest.audit import Auditor
 from app.ingest.doors import Doors as DoorsOfService
+from app.ingest.erasure import Eraser as EraserOfService
+from app.ingest.export import Export as ExportOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
@@ -83,15 +86,36 @@ async def _intake(request: Request) -> Intake:
     return intake
 
 
+async def _auditor(request: Request) -> Auditor:
+    _check_started(request)
+    auditor: Auditor = request.app.state.auditor
+    return auditor
+
+
 async def _doors(request: Request) -> DoorsOfService:
     _check_started(request)
     doors: DoorsOfService = request.app.state.doors
     return doors
 
 
+async def _eraser(request: Request) -> EraserOfService:
+    _check_started(request)
+    eraser: EraserOfService = request.app.state.eraser
+    return eraser
+
+
+async def _export(request: Request) -> ExportOfService:
+    _check_started(request)
+    export: ExportOfService = request.app.state.export
+    return export
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
+Eraser = Annotated[EraserOfService, Depends(_eraser)]
+Export = Annotated[ExportOfService, Depends(_export)]
+Auditing = Annotated[Auditor, Depends(_auditor)]
 
 Days = Annotated[
     int,
@@ -103,3 +127,12 @@ Zone = Annotated[
     Query(description="IANA time zone that days and hours are in.", examples=["Europe/Berlin"]),
 ]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many films.", examples=[10])]
+LastDays = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=3650,
+        description="UTC days, today the last, as far as events are kept.",
+        examples=[90],
+    ),
+]

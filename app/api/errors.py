@@ -26,10 +26,13 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRateError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.UnderWayError: HTTPStatus.CONFLICT,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.UserErasedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NotOnClusterError: HTTPStatus.NOT_IMPLEMENTED,
 }
 
 
@@ -90,6 +93,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
     401: ("a key is needed: Authorization: Bearer …, or X-API-Key", {}),
     403: ("this key is not for reading", {}),
+    409: ("another audit or repair is under way", {}),
     413: ("a batch holds at most 10000 events", {}),
     422: (
         "user_id must be a UUID",
@@ -106,6 +110,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     ),
     429: ("this key may send 1000 events a second", {}),
     500: ("The service failed. The log has more under this request_id.", {}),
+    501: ("this can't be done on a cluster", {}),
     503: ("The store can't be reached. Try again later.", {}),
 }
 

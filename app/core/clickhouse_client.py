@@ -10,6 +10,7 @@ from uuid import UUID
 
 from app.core.block import Block
 from app.core.config import Settings
+from app.core.gate import Gate
 from app.core.schema import SQL_FOLDER
 
 Value = str | int | float | date | UUID
@@ -67,6 +68,9 @@ class ClickHouseClient(ABC):
     cluster: str | None = None
     session: object = None
     """Another one when the connection that writes was made anew: the server may have restarted."""
+    gate: Gate
+    """Shared by each answer, which may take several queries. Who has it alone may change what is
+    stored in several statements: no answer of this process sees some of it."""
 
     @abstractmethod
     async def connect(self) -> None:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.errors import StoreError, StoreUnavailableError
+from app.core.gate import Gate
 
 _PING_SECONDS = 1.9  # so that who waits for the answer has it within 2
 
@@ -25,6 +26,7 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
 
     def __init__(self, database: str, readers: int) -> None:
         self.database = database
+        self.gate = Gate()
         self._has_database = False
         self._thread = threading.local()
         self._connections: list[C] = []

@@ -129,6 +129,16 @@ class Settings(BaseSettings):
         le=10_000_000,
         description="Events that may wait to be written; past that, 503. A full request must fit.",
     )
+    event_retention_days: int = Field(
+        365, ge=1, le=365, description="How many days events are kept. Older ones are `too_old`."
+    )
+    rollup_retention_days: int = Field(
+        365,
+        ge=1,
+        le=3650,
+        validate_default=True,
+        description="How many days the views' figures are kept: at least as long as the events.",
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every one.")
     port: int = Field(8006, ge=1, le=65535, description="Service port.")
@@ -266,6 +276,13 @@ class Settings(BaseSettings):
                     "with commas between them, or *"
                 )
         return origins
+
+    @field_validator("rollup_retention_days")
+    @classmethod
+    def _no_shorter_than_events(cls, days: int, info: ValidationInfo) -> int:
+        if days < info.data.get("event_retention_days", 0):
+            raise ValueError("must not be less than EVENT_RETENTION_DAYS")
+        return days
 
     @field_validator("clickhouse_path")
     @classmethod

@@ -28,6 +28,10 @@ class BusyError(AnalyticsError):
     """More is asked for at the same time than the service does. Nothing was done of it."""
 
 
+class UnderWayError(AnalyticsError):
+    """What was asked for is done for one caller at a time, and somebody is at it."""
+
+
 class EventRateError(AnalyticsError):
     """A sender sends more events a second than it may. None of the request's was taken.
 
@@ -38,6 +42,10 @@ class EventRateError(AnalyticsError):
     def __init__(self, detail: str, seconds: int) -> None:
         super().__init__(detail)
         self.seconds = seconds
+
+
+class NotOnClusterError(AnalyticsError):
+    """What was asked for can't be done with CLICKHOUSE_CLUSTER."""
 
 
 class MalformedBodyError(AnalyticsError):
@@ -59,3 +67,7 @@ class EventRejectedError(AnalyticsError):
         super().__init__(detail)
         self.reason = reason
         self.field = field
+
+
+class UserErasedError(AnalyticsError):
+    """Events are of a user who was erased meanwhile. They have to be looked at again."""

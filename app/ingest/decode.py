@@ -59,7 +59,10 @@ class Rejected:
 
 
 def decode_event(
-    raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | None = None
+    raw: bytes | msgspec.Raw,
+    now: datetime,
+    topic_type: EventType | None = None,
+    oldest: datetime | None = None,
 ) -> Event | Rejected:
     """Read one event.
 
@@ -67,9 +70,10 @@ def decode_event(
         now: what too late and too old are told by, and the time of an event that has none.
         topic_type: of a Kafka message, what its topic says it is. Such a message needs a time of
             its own: it may be delivered again later, and has to be the same event then.
+        oldest: what is before it is too old; 365 days before `now` unless given.
     """
     try:
-        return _decode(raw, now, topic_type)
+        return _decode(raw, now, topic_type, now - RETENTION if oldest is None else oldest)
     except RejectionError as rejection:
         return rejection.rejected
 
@@ -79,7 +83,9 @@ class RejectionError(Exception):
         self.rejected = Rejected(reason, detail, field)
 
 
-def _decode(raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | None) -> Event:
+def _decode(
+    raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | None, oldest: datetime
+) -> Event:
     sent = _parse(bytes(raw))
     event_type = _event_type(sent, topic_type)
     if sent.timestamp is not msgspec.UNSET:
@@ -93,8 +99,10 @@ def _decode(raw: bytes | msgspec.Raw, now: datetime, topic_type: EventType | Non
         raise RejectionError(
             RejectionReason.IN_FUTURE, "timestamp is more than 5 minutes ahead", "timestamp"
         )
-    if now - moment > RETENTION:
-        raise RejectionError(RejectionReason.TOO_OLD, "timestamp is over 365 days ago", "timestamp")
+    if moment < oldest:
+        raise RejectionError(
+            RejectionReason.TOO_OLD, "timestamp is older than events are kept", "timestamp"
+        )
     position = int(sent.position_seconds)
     metadata = compact_metadata(sent.metadata)
     return Event(

@@ -94,18 +94,23 @@ class Decoded:
 
 
 def decode_events(
-    raws: Sequence[bytes], now: datetime, topic_types: Sequence[EventType] | None = None
+    raws: Sequence[bytes],
+    now: datetime,
+    topic_types: Sequence[EventType] | None = None,
+    oldest: datetime | None = None,
 ) -> Decoded:
     """Read many events; of each it says what `decode_event` says of it alone.
 
     Args:
-        now, topic_types: as there; of Kafka messages the type for each.
+        now, topic_types, oldest: as there; of Kafka messages the type for each.
     """
+    if oldest is None:
+        oldest = now - RETENTION
     plain, plain_places, odd_places = _read(raws)
     codes = None
     if topic_types is not None:
         codes = np.array([TYPE_CODES[topic_types[place]] for place in plain_places], np.int8)
-    usual, rows, metadata = _columns(plain, now, codes) if plain else (_NONE, _NO_ROWS, [])
+    usual, rows, metadata = _columns(plain, now, codes, oldest) if plain else (_NONE, _NO_ROWS, [])
     events = Events(rows, metadata).those(usual)
     places = np.array(plain_places, np.int64)
     odd_places += places[~usual].tolist()
@@ -113,7 +118,7 @@ def decode_events(
     rejected: dict[int, Rejected] = {}
     odd: dict[int, Event] = {}
     for place in sorted(odd_places):
-        one = decode_event(raws[place], now, topic_types[place] if topic_types else None)
+        one = decode_event(raws[place], now, topic_types[place] if topic_types else None, oldest)
         if isinstance(one, Event):
             odd[place] = one
         else:
@@ -147,7 +152,7 @@ def _read(raws: Sequence[bytes]) -> tuple[list[_Sent], list[int], list[int]]:
 
 
 def _columns(
-    sent: Sequence[_Sent], now: datetime, topic_codes: Array | None
+    sent: Sequence[_Sent], now: datetime, topic_codes: Array | None, oldest: datetime
 ) -> tuple[Array, Array, list[bytes]]:
     """Which of them are written as usual, and what they are: rows of ROW, and their metadata.
 
@@ -164,7 +169,7 @@ def _columns(
     moments = [_microseconds(one.timestamp, undated) for one in sent]
     microseconds = np.array(moments, np.int64)
     usual &= microseconds <= now_microseconds + _MAX_AHEAD
-    usual &= microseconds >= now_microseconds - _RETENTION
+    usual &= microseconds >= microseconds_of(oldest)
     positions = np.array([one.position_seconds for one in sent], np.float64)
     usual &= (positions >= 0) & (positions <= MAX_POSITION_SECONDS)
     metadata = _all_metadata(sent, usual)
@@ -212,7 +217,6 @@ def _microseconds(timestamp: str | msgspec.UnsetType, undated: int) -> int:
 _NO_TIME = -1
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_AHEAD = MAX_AHEAD // _MICROSECOND
-_RETENTION = RETENTION // _MICROSECOND
 
 
 def _all_metadata(sent: Sequence[_Sent], usual: Array) -> list[bytes]:

@@ -15,6 +15,7 @@ from app.core.errors import (
     EventRejectedError,
     MalformedBodyError,
     UnexpectedBodyError,
+    UserErasedError,
 )
 from app.ingest.decode import decode_event
 from app.ingest.decode_many import Decoded, decode_events
@@ -77,14 +78,17 @@ class Intake:
             MalformedBodyError: not JSON.
             EventRejectedError: JSON, but no event that can be stored.
         """
-        event = decode_event(body, self._clock())
+        now = self._clock()
+        event = decode_event(body, now, oldest=self._writer.oldest(now))
         self._rate.take(sender, 1)
-        outcomes = await self._store(Decoded.of([event]))
-        if isinstance(event, Event):
+        decoded, outcomes = await self._store(Decoded.of([event]))
+        rejected = decoded.rejected.get(0)
+        if rejected is None:
+            assert isinstance(event, Event)
             return EventReceipt(id=event.id, status="stored" if outcomes[0] else "duplicate")
-        if event.reason is RejectionReason.NOT_JSON:
+        if rejected.reason is RejectionReason.NOT_JSON:
             raise MalformedBodyError("the body is not JSON in UTF-8")
-        raise EventRejectedError(event.reason, event.detail, event.field)
+        raise EventRejectedError(rejected.reason, rejected.detail, rejected.field)
 
     async def take_batch(
         self, body: bytes, *, lines: bool, sender: Hashable = None
@@ -98,7 +102,8 @@ class Intake:
         """
         decoded = await self._decode(body, lines)
         self._rate.take(sender, len(decoded))
-        stored = int((await self._store(decoded)).sum())
+        decoded, outcomes = await self._store(decoded)
+        stored = int(outcomes.sum())
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)
             for index, one in sorted(decoded.rejected.items())
@@ -111,26 +116,37 @@ class Intake:
             rejections=rejections,
         )
 
-    async def _store(self, decoded: Decoded) -> Array:
-        """Store those that are events, and count them all. Returns which events were stored."""
+    async def _store(self, decoded: Decoded) -> tuple[Decoded, Array]:
+        """Store those that are events, and count them all.
+
+        Returns:
+            What they are, where users may have been erased; and which events were stored.
+        """
         with self.tally.taking(len(decoded)):
-            outcomes = await self._writer.write(decoded.events)
+            while True:
+                decoded = self._writer.tombstones.refuse(decoded)
+                try:
+                    outcomes = await self._writer.write(decoded.events)
+                    break
+                except UserErasedError:  # while they waited: now the tombstones know
+                    continue
             self.tally.settle(decoded.events, outcomes, decoded.reasons())
-            return outcomes
+            return decoded, outcomes
 
     async def _decode(self, body: bytes, lines: bool) -> Decoded:
         now = self._clock()
+        oldest = self._writer.oldest(now)
         if len(body) <= _INLINE_BYTES:
-            return _decode_batch(body, lines, now)
+            return _decode_batch(body, lines, now, oldest)
         async with self._large:
-            return await asyncio.to_thread(_decode_batch, body, lines, now)
+            return await asyncio.to_thread(_decode_batch, body, lines, now, oldest)
 
 
-def _decode_batch(body: bytes, lines: bool, now: datetime) -> Decoded:
+def _decode_batch(body: bytes, lines: bool, now: datetime, oldest: datetime) -> Decoded:
     raw_events = split_lines(body) if lines else split_json(body)
     if len(raw_events) > MAX_BATCH_EVENTS:
         raise BodyTooLargeError(f"a batch holds at most {MAX_BATCH_EVENTS} events")
-    return decode_events(list(map(bytes, raw_events)), now)
+    return decode_events(list(map(bytes, raw_events)), now, oldest=oldest)
 
 
 def split_lines(body: bytes) -> RawEvents:

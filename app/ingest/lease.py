@@ -10,8 +10,10 @@ from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
-from app.core.errors import StoreError, StoreUnavailableError
+from app.core.errors import AnalyticsError, StoreError, StoreUnavailableError
+from app.ingest.removal import finish_removals, settle_removals
 from app.ingest.rollups import load_rollups, repair_rollup
+from app.ingest.swap import finish_swaps
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +81,18 @@ class Lease(ABC):
         return max(after, int(row["last_batch"]))
 
     async def _repair(self, first: int, last: int, fence: Fence | None) -> None:
+        await finish_swaps(self._store, last, fence)
         for rollup in await load_rollups(self._store, fence):
             await repair_rollup(self._store, rollup, first, last, fence)
+
+    async def _finish_removals(self, number: int, fence: Fence | None) -> None:
+        """What can't be finished now keeps nobody from writing: it is tried again when a turn was
+        cut short, at the next start, and when the user is to be erased once more."""
+        try:
+            await finish_removals(self._store, number, fence)
+        except AnalyticsError as error:
+            logger.warning("a user is not removed yet: %s", error)
+            await settle_removals(self._store, number - 1, fence)
 
 
 class OwnLease(Lease):
@@ -94,8 +106,10 @@ class OwnLease(Lease):
     async def take(self) -> Turn:
         if not self._complete:
             last = await self._last_batch(0)
+            await settle_removals(self._store, last, None)
             await self._repair(last, last, None)
             self._number = max(last, self._number or 0)
+            await self._finish_removals(self._number + 1, None)
         assert self._number is not None
         self._number += 1
         self._complete = False
@@ -244,8 +258,10 @@ class SharedLease(Lease):
             if not await self._rename(mine, further):
                 raise StoreUnavailableError("another writer has taken over")
             self._left = mine = further
+        await settle_removals(self._store, last, self._fence(mine))
         # With the last one that was complete: it costs little to see that it is.
         await self._repair(mine.complete, last, self._fence(mine))
+        await self._finish_removals(mine.number, self._fence(mine))
         return mine
 
     async def _look(self) -> _State:

@@ -7,40 +7,92 @@ another one in `clickhouse/schema.sql` needs nothing here.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 
-from app.core.clickhouse_client import ClickHouseClient, Fence, load_query
+from app.core.clickhouse_client import ClickHouseClient, Fence, Row, load_query
+from app.core.errors import StoreError
 from app.core.schema import UNFILLED
 
 logger = logging.getLogger(__name__)
 
 _EVENTS = "viewing_events"
+AN_EVENT = f"event_time IN (SELECT min(event_time) FROM {_EVENTS})"
+"""SQL: the condition for the first event, or a few: enough to see what rows an event makes."""
+_STATE = re.compile(r"AggregateFunction\((\w+(?:\([^()]*\))?), ")
 
 
 @dataclass(frozen=True, slots=True)
 class Rollup:
-    """A table, the SELECT over the events that fills it, and its columns by their part in it."""
+    """A table, the SELECT over the events that fills it, and its columns by their part in it.
+
+    Attributes:
+        functions: what each state is of, with its parameters: `uniqCombined64(17)`.
+        time: the key that says when, or from when on, a row is about.
+    """
 
     table: str
     source: str
     keys: tuple[str, ...]
     sums: tuple[str, ...]
     states: tuple[str, ...]
+    functions: tuple[str, ...]
+    time: str
+
+    @property
+    def columns(self) -> str:
+        """All of them, for SQL."""
+        return ", ".join((*self.keys, *self.sums, *self.states))
+
+    @property
+    def first_day(self) -> str:
+        """SQL: the first UTC day that a row is about."""
+        return f"toDate({self.time})"
+
+    @property
+    def spans_days(self) -> bool:
+        """Whether a row may be about several UTC days, as many as its column `days` says."""
+        return "days" in self.keys
+
+    @property
+    def is_of_days(self) -> str:
+        """SQL: whether a row is about one of the UTC days in the parameter `of_days`."""
+        if not self.spans_days:
+            return f"has({{of_days:Array(Date)}}, {self.first_day})"
+        return (
+            f"arrayExists(day -> day >= {self.first_day} AND day < {self.first_day} + days,"
+            " {of_days:Array(Date)})"
+        )
+
+    def source_of(self, condition: str) -> str:
+        """The SELECT of the events alone for which the condition holds."""
+        events = f"(SELECT * FROM {_EVENTS} WHERE {condition})"
+        return self.source.replace(_EVENTS, events, 1)
 
 
 async def load_rollups(store: ClickHouseClient, fence: Fence | None = None) -> list[Rollup]:
-    """All rollups of the store's database over viewing_events."""
+    """All rollups of the store's database over viewing_events.
+
+    Raises:
+        StoreError: one doesn't have the form that `clickhouse/schema.sql` asks for.
+    """
     rows = await store.execute(load_query("rollups"), ahead=True, fence=fence)
-    return [
-        Rollup(
-            row["table"],
-            row["source"],
-            tuple(row["keys"]),
-            tuple(row["sums"]),
-            tuple(row["states"]),
-        )
-        for row in rows
-    ]
+    return [_rollup(row) for row in rows]
+
+
+def _rollup(row: Row) -> Rollup:
+    kinds = [_STATE.match(kind) for kind in row["state_types"]]
+    if len(row["times"]) != 1:
+        raise StoreError(f"the ORDER BY of the rollup {row['table']} must have one date or time")
+    return Rollup(
+        row["table"],
+        row["source"],
+        tuple(row["keys"]),
+        tuple(row["sums"]),
+        tuple(row["states"]),
+        tuple(kind[1] for kind in kinds if kind),
+        row["times"][0],
+    )
 
 
 async def repair_rollup(
@@ -81,12 +133,8 @@ async def fill_new_rollups(store: ClickHouseClient, fence: Fence | None) -> None
 def repair_statement(rollup: Rollup, condition: str = "1") -> str:
     """The INSERT that repairs; it adds nothing where the condition doesn't hold."""
     keys = ", ".join(rollup.keys)
-    columns = ", ".join((*rollup.keys, *rollup.sums, *rollup.states))
-    of_batches = (
-        f"(SELECT * FROM {_EVENTS}"
-        " WHERE batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64})"
-    )
-    of_source = rollup.source.replace(_EVENTS, of_batches, 1)
+    columns = rollup.columns
+    of_source = rollup.source_of("batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}")
     if not rollup.sums:
         # Nothing to compare: what the batches hold is merged in, be it there or not.
         return f"""

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -15,10 +15,18 @@ import numpy as np
 from app.core.block import Array
 from app.core.clickhouse_client import ClickHouseClient, Fence, load_query, open_clickhouse
 from app.core.config import Settings
-from app.core.errors import AnalyticsError, StoreUnavailableError, WriteBufferFullError
+from app.core.errors import (
+    AnalyticsError,
+    StoreUnavailableError,
+    UserErasedError,
+    WriteBufferFullError,
+)
 from app.ingest.events import UUID_BYTES, Events, key_of
-from app.ingest.lease import Lease, lease_for
-from app.ingest.rollups import fill_new_rollups
+from app.ingest.lease import Lease, Turn, lease_for
+from app.ingest.retention import Retention, apply_retention
+from app.ingest.rollups import fill_new_rollups, load_rollups
+from app.ingest.swap import drop_drafts
+from app.ingest.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +37,8 @@ _PAUSE_SECONDS = 0.002
 # So many ids are asked for faster as text in a query than as a table beside it.
 _FEW_EVENTS = 1_000
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class _Submission:
@@ -38,6 +48,14 @@ class _Submission:
     limited: bool
     arrived: float
     stored: asyncio.Future[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """Something that is done in a turn of its own: `done` gets its result, or an error."""
+
+    work: Callable[[Turn], Awaitable[Any]]
+    done: asyncio.Future[Any]
 
 
 class _Flush(NamedTuple):
@@ -60,6 +78,7 @@ class Writer:
         batch_age: or when its first event has waited so many seconds.
         buffer_events: events that may wait or be under way; past that, `write` refuses.
         clock: the present time, for events that repeat whatever had their id in the last day.
+        retention: of the store.
     """
 
     def __init__(
@@ -71,6 +90,7 @@ class Writer:
         batch_age: float,
         buffer_events: int,
         clock: Callable[[], datetime],
+        retention: Retention = Retention(),  # noqa: B008 - it can't be changed
     ) -> None:
         self._store = store
         self._lease = lease
@@ -78,8 +98,12 @@ class Writer:
         self._batch_age = batch_age
         self._buffer_events = buffer_events
         self._clock = clock
+        self.tombstones = Tombstones(store)
+        """Who was erased. `write` takes no event of theirs."""
+        self.retention = retention
         self._waiting: deque[_Submission] = deque()
         self._waiting_events = 0
+        self._errands: deque[_Errand] = deque()
         # Those that wait or are under way, and were let in while there was room.
         self._limited_events = 0
         self._arrived = asyncio.Event()
@@ -103,6 +127,10 @@ class Writer:
         """Another number after each change of the store; None where others change it too."""
         return self._version if self._store.exclusive else None
 
+    def oldest(self, now: datetime) -> datetime:
+        """The earliest time of an event that may be stored at the instant `now`."""
+        return self.retention.oldest(now)
+
     async def start(self) -> None:
         """Repair what was cut short before, fill what is new, then take events.
 
@@ -110,7 +138,10 @@ class Writer:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
         turn = await self._lease.take()
+        if self._store.exclusive:
+            await drop_drafts(self._store)
         await fill_new_rollups(self._store, turn.fence)
+        await self.tombstones.refresh(turn.fence)
         await self._lease.give_back()
         self._task = asyncio.create_task(self._run(), name="writer")
 
@@ -128,6 +159,8 @@ class Writer:
             WriteBufferFullError: there is no room; none of them was taken.
             StoreUnavailableError, StoreError: some may be stored, some not; sending all of them
                 again stores the rest.
+            UserErasedError: the user of one of them was erased since `tombstones` were asked; none
+                is stored.
         """
         if not len(events):
             return np.zeros(0, np.bool_)
@@ -153,6 +186,27 @@ class Writer:
     def _full_error(self) -> WriteBufferFullError:
         return WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
 
+    async def in_turn(self, work: Callable[[Turn], Awaitable[T]]) -> T:
+        """Do something between two flushes, while nobody else writes.
+
+        Events wait meanwhile. When it fails, the rollups are brought to the events before anything
+        else is written, as after a flush that was cut short; so it is when the process dies.
+
+        Args:
+            work: holds what it writes to the turn's fence.
+
+        Raises:
+            StoreUnavailableError, StoreError: there is no turn now.
+            Whatever the work raises.
+        """
+        if self._closing:
+            raise StoreUnavailableError("the service is stopping")
+        errand = _Errand(work, asyncio.get_running_loop().create_future())
+        self._errands.append(errand)
+        self._arrived.set()
+        result: T = await errand.done
+        return result
+
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True
@@ -162,8 +216,14 @@ class Writer:
             await self._task
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
+        while self._waiting or self._errands or not self._closing:
+            if self._errands:
+                await self._do(self._errands.popleft())
+                if not self._waiting and not self._errands and not self._closing:
+                    self._arrived.clear()
             if not self._waiting:
+                if self._errands or self._closing:
+                    continue
                 await self._wait_for_events()
                 continue
             await self._wait_for_more()
@@ -171,22 +231,40 @@ class Writer:
             began = asyncio.get_running_loop().time()
             failed = False
             try:
-                outcomes = await self._flush(Events.joined([one.events for one in batch]))
+                taken, outcomes = await self._flush(batch)
                 self._version += 1
             except Exception as error:
                 self._version += 1  # some of it may be stored
                 self._torn = failed = True
+                self.tombstones.doubt()
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
                 if self._closing:  # whoever waits for the end has waited for one
                     _fail(self._waiting, error)
                     self._waiting.clear()
             else:
-                _acknowledge(batch, outcomes)
+                _acknowledge(taken, outcomes)
             seconds = asyncio.get_running_loop().time() - began
             self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
             self.on_flush(sum(len(one.events) for one in batch), seconds, failed)
+
+    async def _do(self, errand: _Errand) -> None:
+        try:
+            turn = await self._lease.take()
+            result = await errand.work(turn)
+            await self._lease.give_back()
+        except Exception as error:
+            self._torn = True
+            self.tombstones.doubt()
+            _log_failure("what was to be done between two flushes is not done", error)
+            if not errand.done.done():
+                errand.done.set_exception(error)
+        else:
+            if not errand.done.done():
+                errand.done.set_result(result)
+        finally:
+            self._version += 1
 
     async def _wait_for_events(self) -> None:
         # What a writer has left behind is repaired soon, though nobody may come to write.
@@ -222,14 +300,30 @@ class Writer:
             batch.append(submission)
             size += len(submission.events)
         self._waiting_events -= size
-        if not self._waiting and not self._closing:
+        if not self._waiting and not self._errands and not self._closing:
             self._arrived.clear()
         if self._waiting_events < self._batch_events and not self._closing:
             self._full.clear()
         return batch
 
-    async def _flush(self, events: Events) -> Array:
+    async def _flush(self, batch: list[_Submission]) -> tuple[list[_Submission], Array]:
+        """Returns those that may be acknowledged, and of each of their events, if it was stored."""
         turn = await self._lease.take()
+        # In the turn: who is erased later is removed with what is stored now.
+        await self.tombstones.refresh(turn.fence)
+        taken = []
+        for submission in batch:
+            if self.tombstones.among(submission.events).any():
+                _fail([submission], UserErasedError("the user was erased"))
+            else:
+                taken.append(submission)
+        outcomes = np.zeros(0, np.bool_)
+        if taken:
+            outcomes = await self._store_new(Events.joined([one.events for one in taken]), turn)
+        await self._give_back()
+        return taken, outcomes
+
+    async def _store_new(self, events: Events, turn: Turn) -> Array:
         block = events.block(turn.number)
         await self._store.stage(block, fence=turn.fence)
         new = await self._are_new(events, turn.fence)
@@ -237,11 +331,13 @@ class Writer:
             if not new.all():
                 await self._store.stage(events.those(new).block(turn.number), fence=turn.fence)
             await self._store.insert_staged("viewing_events", block, fence=turn.fence)
+        return new
+
+    async def _give_back(self) -> None:
         try:
             await self._lease.give_back()
-        except AnalyticsError as error:  # they are stored nevertheless
+        except AnalyticsError as error:  # what was to be done is done nevertheless
             logger.warning("the turn to write is not given back: %s", error)
-        return new
 
     async def _are_new(self, events: Events, fence: Fence | None) -> Array:
         """Of each staged event, whether neither the store nor an earlier one is the same."""
@@ -307,6 +403,13 @@ async def opened_writer(
         await store.connect()
         await store.ensure_database()
         await store.ensure_tables()
+        retention = await apply_retention(
+            store,
+            [rollup.table for rollup in await load_rollups(store)],
+            settings.event_retention_days,
+            settings.rollup_retention_days,
+            clock(),
+        )
         writer = Writer(
             store,
             lease_for(store),
@@ -314,6 +417,7 @@ async def opened_writer(
             batch_age=settings.write_batch_age_ms / 1000,
             buffer_events=settings.write_buffer_events,
             clock=clock,
+            retention=retention,
         )
         stack.push_async_callback(writer.close)
         await writer.start()

@@ -316,6 +316,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
             [message.value or b"" for message in messages],
             now,
             [self._types[message.topic] for message in messages],
+            self._writer.oldest(now),
         )
         without_value = {
             place: _UNREADABLE if isinstance(message, _UnreadableMessage) else _NO_VALUE
@@ -348,7 +349,9 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
             What the messages are. One that was rejected stays so, though it may be an event by now:
             it is no longer in the future, say.
         """
-        decoded = await self._with_kept(batch)
+        tombstones = self._writer.tombstones
+        await tombstones.refresh()
+        decoded = tombstones.refuse(await self._with_kept(batch))
         rejected = [
             RejectedMessage(
                 message.topic,
@@ -356,7 +359,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
                 message.offset,
                 one.reason,
                 one.detail,
-                message.value or b"",
+                self._without_erased(message.value or b""),
             )
             for place, one in sorted(decoded.rejected.items())
             if not isinstance(one, _KeptBefore)
@@ -365,6 +368,10 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
         await self._rejected.keep(rejected, self._clock())
         self._on_rejected(rejected)
         return decoded
+
+    def _without_erased(self, payload: bytes) -> bytes:
+        """Nothing of a message in which the id of an erased user is."""
+        return b"" if self._writer.tombstones.are_in(payload) else payload
 
     async def _with_kept(self, batch: _Batch) -> Decoded:
         """What the messages were decoded to, or else that they were kept before."""
@@ -384,7 +391,7 @@ class Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # has no types
         for place, message in enumerate(batch.messages):
             one = kept.get(TopicPartition(message.topic, message.partition), {}).get(message.offset)
             # The same offset is another message where a topic was removed and made again.
-            if one is not None and one.payload == (message.value or b""):
+            if one is not None and one.payload == self._without_erased(message.value or b""):
                 before[place] = _KeptBefore(one.reason, one.detail)
         return batch.decoded.without(before)
 

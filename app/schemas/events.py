@@ -111,6 +111,7 @@ class RejectionReason(StrEnum):
     IN_FUTURE = "in_future"
     TOO_OLD = "too_old"
     METADATA_TOO_LARGE = "metadata_too_large"
+    ERASED_USER = "erased_user"
 
 
 class EventReceipt(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from app.core.errors import BusyError
+from app.core.gate import Gate
 
 # What retention takes away, and what another program writes, is seen after so long.
 _KEPT_SECONDS = 10.0
@@ -42,11 +43,15 @@ class Answers:
             known, because other processes write too. Then nothing is kept.
         most: answers that may be under way or wait for the store. An answer takes several queries:
             one that is refused has taken none of them.
+        gate: of the store that is asked. Each computation shares it.
     """
 
-    def __init__(self, version: Callable[[], int | None], most: int = 1_000) -> None:
+    def __init__(
+        self, version: Callable[[], int | None], gate: Gate | None = None, most: int = 1_000
+    ) -> None:
         self._version = version
         self._most = most
+        self._gate = gate or Gate()
         self._kept: dict[Question, _Kept] = {}
         self._kept_version: int | None = None
         self._running: dict[Question, _Running] = {}
@@ -105,7 +110,8 @@ class Answers:
 
     async def _compute(self, question: Question, version: int | None, compute: Compute) -> bytes:
         try:
-            body = (await compute()).model_dump_json().encode()
+            async with self._gate.shared():
+                body = (await compute()).model_dump_json().encode()
         finally:
             del self._running[question]
         if version is not None and version == self._kept_version == self._version():

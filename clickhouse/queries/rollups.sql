@@ -9,7 +9,9 @@ SELECT
     replaceRegexpAll(select, '\\b(\\w+)_local\\b', '\\1')     AS source,
     groupArrayIf(columns.name, columns.is_in_sorting_key)     AS keys,
     groupArrayIf(columns.name, NOT columns.is_in_sorting_key AND columns.type = 'UInt64') AS sums,
-    groupArrayIf(columns.name, columns.type LIKE 'AggregateFunction(%')                   AS states
+    groupArrayIf(columns.name, columns.type LIKE 'AggregateFunction(%')                   AS states,
+    groupArrayIf(columns.type, columns.type LIKE 'AggregateFunction(%')                   AS state_types,
+    groupArrayIf(columns.name, columns.is_in_sorting_key AND columns.type LIKE 'Date%')   AS times
 FROM system.tables AS views
 INNER JOIN
 (

@@ -42,6 +42,11 @@ EVENTS = f"""
         1 + intDiv(number, 1000)                                                    AS batch_id
     FROM numbers(3000)
 """
+ERASED = """
+    SELECT 'salt' AS salt, toString(sipHash64(number)) AS user_hash, number AS fingerprint,
+           toDateTime(1800000000) AS erased_at
+    FROM numbers(40)
+"""
 REJECTIONS = """
     SELECT 'stream.start' AS topic, number % 3 AS `partition`, number AS `offset`,
            'not_json' AS reason, '' AS detail, toString(number) AS payload,
@@ -72,10 +77,14 @@ VALUES: dict[str, Any] = {
     "first": 0,
     "last": 100,
     "mark": "none",
+    "id_digits": "1",
+    "after_time": 0,
+    "after_id": UUID(int=0),
 }
 # Asked of the node itself, not of the tables that stand for all of them.
 OF_THE_NODE = {
-    "database_identity", "running_statements", "unfilled_rollups", "wait_on_server", "write_lease",
+    "active_partitions", "database_identity", "old_parts", "retention", "running_statements",
+    "tables_named", "unfilled_rollups", "wait_on_server", "write_lease",
 }  # fmt: skip
 QUERIES = sorted({path.stem for path in SQL_FOLDER.glob("queries/*.sql")} - OF_THE_NODE)
 
@@ -133,6 +142,7 @@ async def fill(store: ClickHouseClient, schema: Sequence[str], shard: int | None
     await insert("viewing_events", f"SELECT * FROM ({EVENTS}) WHERE batch_id = 3", "user_id")
     for statement in schema:
         await store.execute(statement)
+    await insert("erased_users", ERASED, "user_hash")
     await insert("rejected_events", REJECTIONS, "topic, `partition`, `offset`, cityHash64(payload)")
 
 

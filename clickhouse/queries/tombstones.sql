@@ -1,0 +1,3 @@
+-- Who was erased, by hash.
+SELECT DISTINCT salt, user_hash, fingerprint
+FROM erased_users

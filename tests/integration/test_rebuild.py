@@ -1,0 +1,50 @@
+"""Rollups that are made anew for some days: what they hold, and what is seen meanwhile."""
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from app.core.clickhouse_client import ClickHouseClient
+from app.ingest.rebuild import rebuild
+from app.ingest.rollups import load_rollups
+from tests.conftest import NOW
+from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, started, write
+from tests.support.consistency import assert_rollups_match
+from tests.support.repair import left_behind
+
+
+def day_of(seconds: int) -> date:
+    return datetime.fromtimestamp(seconds, UTC).date()
+
+
+EVERY_DAY = [NOW.date() - timedelta(days=back) for back in range(366)]
+
+
+async def test_days_are_what_the_events_say(store: ClickHouseClient) -> None:
+    at = [AN_HOUR_AGO - n * DAY for n in range(0, 80, 3)]
+    async with started(store) as writer:
+        for n, when in enumerate(at):
+            await write(writer, [event(100 * n + m, at=when - m) for m in range(9)])
+        # A month without events, though the rollups have it, and the other way round.
+        gone, emptied = sorted({day_of(when).strftime("%Y%m") for when in at})[:2]
+        await store.execute(f"ALTER TABLE viewing_events DROP PARTITION {gone}")
+        for rollup in ("popular_content", "user_stats", "traffic"):
+            await store.execute(f"ALTER TABLE {rollup} DROP PARTITION {emptied}")
+        await store.execute("ALTER TABLE audience DROP PARTITION tuple()")
+        with pytest.raises(AssertionError):
+            await assert_rollups_match(store)
+        rollups = await load_rollups(store)
+
+        async def flush_meanwhile() -> None:
+            for n in range(40):
+                await write(writer, [event(20_000 + n, at=at[n % 9])])
+                await asyncio.sleep(0.02)
+
+        writing = asyncio.create_task(flush_meanwhile())
+        await rebuild(store, rollups, EVERY_DAY, in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
+        await writing
+        await assert_rollups_match(store)
+        await write(writer, [event(30_000)])
+        await assert_rollups_match(store)
+    assert await left_behind(store) == []
