@@ -15,14 +15,14 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import health
+from app.api import health, pages
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
-from app.api.v1.endpoints import analytics, events, ingestion
+from app.api.sockets import SocketProtocol
+from app.api.v1.endpoints import analytics, broadcast, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
@@ -33,6 +33,7 @@ from app.ingest.writer import opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
+from app.services.broadcast import Broadcast
 
 VERSION = "0.1.0"
 
@@ -61,19 +62,17 @@ def create_app(
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
+    app.state.broadcast = None
     app.state.ready = False
     app.state.draining = False
     for router in (analytics.router, events.router, ingestion.router, health.router):
+        app.router.routes.extend(router.routes)
+    for router in (broadcast.router, pages.router):
         app.router.routes.extend(router.routes)
     app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
     _describe_events(app)
-
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     return app
 
 
@@ -88,13 +87,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.service = AnalyticsService(store, state.clock)
         state.answers = Answers(lambda: writer.version)
         state.wordings = Wordings()
+        state.broadcast = Broadcast(
+            state.service, store, state.clock, lambda: writer.version
+        )
+        stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)
             state.kafka.start()
         state.doors = Doors(state.intake.tally, state.kafka, state.clock())
         state.ready = True
-        logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
+        logger.info("ready: http://%s:%d/", settings.host, settings.port)
         yield
         state.ready = False
         logger.info("stopping: nothing is under way any more")
@@ -125,6 +128,9 @@ class _Server(uvicorn.Server):
         if self._app.state.kafka is not None:
             # At once, not after the last request: others of the group can take over meanwhile.
             self._loop.call_soon_threadsafe(self._app.state.kafka.request_stop)
+        if self._app.state.broadcast is not None:
+            # Before uvicorn closes what is open: clients are told that they may come again.
+            self._loop.call_soon_threadsafe(self._app.state.broadcast.stop)
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -155,6 +161,9 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         http=Protocol,
+        ws=SocketProtocol,
+        ws_max_size=1024,  # clients have nothing to say
+        ws_per_message_deflate=False,  # it costs more memory, for each client, than it is worth
         lifespan="off",  # it is entered here, so that a failed start ends in one line
         log_config=None,
         access_log=False,

@@ -14,6 +14,7 @@ from app.api.errors import Problem, problem
 
 _PROCESS = secrets.token_hex(4)
 _HEADER = b"x-request-id"
+_ANSWERED = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -36,7 +37,7 @@ class RequestIdMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
@@ -46,16 +47,16 @@ class RequestIdMiddleware:
 
         async def send_named(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start":
+            if message["type"] in _ANSWERED:
                 started = True
-                headers = [header for header in message["headers"] if header[0] != _HEADER]
+                headers = [header for header in message.get("headers", ()) if header[0] != _HEADER]
                 message["headers"] = [*headers, (_HEADER, request_id.encode())]
             await send(message)
 
         try:
             await self.app(scope, receive, send_named)
         except asyncio.CancelledError:
-            if started:
+            if started or scope["type"] == "websocket":
                 raise
             answer = problem(
                 Request(scope), HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping"
