@@ -22,18 +22,21 @@ from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.sockets import SocketProtocol
-from app.api.v1.endpoints import analytics, broadcast, events, ingestion
+from app.api.v1.endpoints import analytics, broadcast, events, ingestion, live, movies
 from app.api.v1.endpoints.events import event_schemas
+from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.ingest.catalog import Catalog
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
-from app.ingest.writer import opened_writer
+from app.ingest.writer import Writer, opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
 from app.services.broadcast import Broadcast
+from app.services.movies import Movies
 
 VERSION = "0.1.0"
 
@@ -65,7 +68,14 @@ def create_app(
     app.state.broadcast = None
     app.state.ready = False
     app.state.draining = False
-    for router in (analytics.router, events.router, ingestion.router, health.router):
+    for router in (
+        analytics.router,
+        live.router,
+        movies.router,
+        events.router,
+        ingestion.router,
+        health.router,
+    ):
         app.router.routes.extend(router.routes)
     for router in (broadcast.router, pages.router):
         app.router.routes.extend(router.routes)
@@ -84,12 +94,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
         state.store = store
         state.intake = Intake(writer, state.clock)
-        state.service = AnalyticsService(store, state.clock)
-        state.answers = Answers(lambda: writer.version)
+        catalog = Catalog(store, state.clock)
+        state.catalog = catalog
+        state.service = AnalyticsService(store, state.clock, Movies(store, lambda: catalog.version))
+        state.answers = Answers(lambda: _version(writer, catalog))
         state.wordings = Wordings()
-        state.broadcast = Broadcast(
-            state.service, store, state.clock, lambda: writer.version
-        )
+        state.broadcast = Broadcast(state.service, store, state.clock, lambda: writer.version)
         stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -103,13 +113,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info("stopping: nothing is under way any more")
 
 
+def _version(writer: Writer, catalog: Catalog) -> int | None:
+    """Another number after each change of what answers are made of; None if others change it."""
+    return None if writer.version is None else writer.version + catalog.version
+
+
 def _describe_events(app: FastAPI) -> None:
     """Add what producers send to the OpenAPI description: it is read by msgspec, not by FastAPI."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         description = generate()
-        description["components"]["schemas"].update(event_schemas())
+        description["components"]["schemas"].update(event_schemas() | movie_schemas())
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]

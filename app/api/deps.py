@@ -8,11 +8,13 @@ from pydantic import AfterValidator, BaseModel
 
 from app.api.hot import Question, Wordings
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.ingest.catalog import Catalog as CatalogOfService
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
+from app.services.movies import Movies
 from app.services.window import load_zone
 
 # A client that is still sending doesn't read our answer: this much more is let in and thrown away.
@@ -63,6 +65,19 @@ async def answer(
     return Response(body, media_type="application/json")
 
 
+async def answer_at(
+    request: Request, moment: int, ask: Callable[..., Awaitable[BaseModel]], *arguments: Hashable
+) -> Response:
+    """What a function says of the service at a moment, in seconds since 1970 UTC, and of these
+    arguments. Kept for those who ask of the same moment."""
+    _check_started(request)
+    service: AnalyticsService = request.app.state.service
+    answers: Answers = request.app.state.answers
+    question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
+    body = await answers.get(question, lambda: ask(service, moment, *arguments))
+    return Response(body, media_type="application/json")
+
+
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
 async def _intake(request: Request) -> Intake:
     _check_started(request)
@@ -76,9 +91,28 @@ async def _doors(request: Request) -> DoorsOfService:
     return doors
 
 
+async def _service(request: Request) -> AnalyticsService:
+    _check_started(request)
+    service: AnalyticsService = request.app.state.service
+    return service
+
+
+async def _movies(service: Annotated[AnalyticsService, Depends(_service)]) -> Movies:
+    return service.movies
+
+
+async def _catalog(request: Request) -> CatalogOfService:
+    _check_started(request)
+    catalog: CatalogOfService = request.app.state.catalog
+    return catalog
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
+Service = Annotated[AnalyticsService, Depends(_service)]
+Films = Annotated[Movies, Depends(_movies)]
+Catalog = Annotated[CatalogOfService, Depends(_catalog)]
 
 Days = Annotated[
     int,

@@ -31,8 +31,15 @@ class Period(BaseModel):
     timezone: str = Field(description="The zone that the days are in.", examples=["UTC"])
 
 
+Title = Annotated[
+    str | None,
+    Field(description="Null when the catalogue doesn't have the film.", examples=["Heat (1995)"]),
+]
+
+
 class PopularFilm(BaseModel):
     movie_id: UUID = Field(examples=[FILM])
+    title: Title
     total_views: int = Field(description="Start events.", examples=[19])
     unique_viewers: int = Field(description="Distinct users over all events.", examples=[9])
     completion_rate: CompletionRate
@@ -53,6 +60,7 @@ class UserStats(Period):
     most_watched_movie_id: UUID | None = Field(
         description="The film with the greatest watch time; null without events.", examples=[FILM]
     )
+    most_watched_movie_title: Title
 
 
 class TrendDay(BaseModel):

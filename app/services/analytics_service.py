@@ -19,6 +19,7 @@ from app.schemas.analytics import (
     ViewingTrends,
 )
 from app.services.blocks import Block, block_parameters, blocks_by_day, blocks_by_hour
+from app.services.movies import Movies
 from app.services.window import Window, last_days, load_zone
 
 
@@ -55,7 +56,10 @@ class AnalyticsService:
         StoreUnavailableError: from every method: try again later.
     """
 
-    def __init__(self, store: ClickHouseClient, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: ClickHouseClient, clock: Callable[[], datetime], movies: Movies
+    ) -> None:
+        self.movies = movies
         self._store = store
         self._clock = clock
 
@@ -63,15 +67,21 @@ class AnalyticsService:
         """The last day of every window now."""
         return self._clock().astimezone(load_zone(timezone)).date()
 
+    def second(self) -> int:
+        """What time it is, in whole seconds since 1970 UTC."""
+        return int(self._clock().timestamp())
+
     async def get_popular_content(self, days: int, timezone: str, limit: int) -> PopularContent:
         """The `limit` films with most starts; equal ones by their ids as text."""
         window = last_days(days, timezone, self._clock())
         query = "popular_content" if window.in_utc else "popular_content_in_zone"
         about = {**window.bounds(), **window.whole_utc_days(), "limit": limit}
-        rows = await self._ask(query, about)
+        rows = await self.ask(query, about)
+        titles = await self.movies.titles(row["movie_id"] for row in rows)
         films = [
             PopularFilm(
                 movie_id=row["movie_id"],
+                title=titles[row["movie_id"]],
                 total_views=row["starts"],
                 unique_viewers=row["viewers"],
                 completion_rate=completion_rate(row["starts"], row["finishes"]),
@@ -86,8 +96,10 @@ class AnalyticsService:
         about = {**window.bounds(), "user_id": user_id}
         counts_query = "user_counts" if window.in_utc else "user_counts_from_events"
         [counts], [watched] = await asyncio.gather(
-            self._ask(counts_query, about), self._ask("user_watch_time", about)
+            self.ask(counts_query, about), self.ask("user_watch_time", about)
         )
+        most_watched = watched["most_watched"]
+        titles = await self.movies.titles([most_watched] if most_watched else [])
         return UserStats(
             **_period(window),
             user_id=user_id,
@@ -96,7 +108,8 @@ class AnalyticsService:
             unique_movies_watched=counts["movies"],
             total_watch_time_seconds=watched["watch_time"],
             completion_rate=completion_rate(counts["starts"], counts["finishes"]),
-            most_watched_movie_id=watched["most_watched"],
+            most_watched_movie_id=most_watched,
+            most_watched_movie_title=titles.get(most_watched),
         )
 
     async def get_viewing_trends(self, days: int, timezone: str) -> ViewingTrends:
@@ -104,7 +117,7 @@ class AnalyticsService:
         window = last_days(days, timezone, self._clock())
         blocks = blocks_by_day(window)
         rows, users, movies = await asyncio.gather(
-            self._ask("trends", {**window.bounds(), **window.offsets()}),
+            self.ask("trends", {**window.bounds(), **window.offsets()}),
             self._distinct(window, blocks, {"by_hour": 0, "of_movies": 0}),
             self._distinct(window, blocks, {"by_hour": 0, "of_movies": 1}),
         )
@@ -127,7 +140,7 @@ class AnalyticsService:
         """24 rows: the events of each hour on the zone's clock, over all days of the window."""
         window = last_days(days, timezone, self._clock())
         rows, users = await asyncio.gather(
-            self._ask("peak_hours", {**window.bounds(), **window.offsets()}),
+            self.ask("peak_hours", {**window.bounds(), **window.offsets()}),
             self._distinct(window, blocks_by_hour(window), {"by_hour": 1, "of_movies": 0}),
         )
         by_hour = {row["hour"]: row["events"] for row in rows}
@@ -143,16 +156,17 @@ class AnalyticsService:
         """How many users or films there were in each group of blocks that had any."""
         about = {**window.bounds(), **window.offsets(), **what}
         every = chain.from_iterable(blocks.values())
-        rows = await self._ask("audience", {**about, **block_parameters(every)})
+        rows = await self.ask("audience", {**about, **block_parameters(every)})
         numbers = {row["group"]: distinct(row["ids"]) for row in rows if is_clear(row["ids"])}
         unclear = [row["group"] for row in rows if row["group"] not in numbers]
         if unclear:
             some = chain.from_iterable(blocks[group] for group in unclear)
-            rows = await self._ask("audience_counted", {**about, **block_parameters(some)})
+            rows = await self.ask("audience_counted", {**about, **block_parameters(some)})
             numbers |= {row["group"]: row["ids"] for row in rows}
         return numbers
 
-    async def _ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+    async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """What the query of that name gives."""
         return await self._store.execute(load_query(query), parameters)
 
 

@@ -29,6 +29,7 @@ CLUSTER = "all-shards"
 RENDERED = [database_statement(DATABASE, CLUSTER), *schema_statements(DATABASE, CLUSTER)]
 TABLES = (
     "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
+    "movies",
 )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
         "traffic": "cityHash64(quarter)",
         "audience": "cityHash64(minutes, days, begin)",
         "rejected_events": "cityHash64(topic, `partition`, `offset`, cityHash64(payload))",
+        "movies": "cityHash64(movie_id)",
     }
     views = ("popular_content", "user_stats", "traffic", "audience")
     assert engines == {
@@ -128,7 +130,7 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
 
 def test_without_a_cluster_the_schema_is_as_it_is_written() -> None:
     statements = schema_statements(DATABASE, None)
-    assert len(statements) == 10
+    assert len(statements) == 11
     assert not any("_local" in one or "CLUSTER" in one or "--" in one for one in statements)
 
 

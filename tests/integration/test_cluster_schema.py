@@ -49,6 +49,16 @@ REJECTIONS = """
     FROM numbers(60)
 """
 
+# Of each film an older row too, with more in it.
+FILMS = """
+    SELECT DISTINCT reinterpretAsUUID(sipHash128('movie', number % 13)) AS movie_id,
+           if(number < 13, 'Film ', 'film ') || toString(number % 13) AS title,
+           if(number < 13, 5000, NULL) AS duration_seconds,
+           if(number < 13, ['Drama'], []) AS genres,
+           NULL AS released, number AS version
+    FROM numbers(26)
+"""
+
 VALUES: dict[str, Any] = {
     "start": DAY + 86_400 + 900,
     "end": DAY + 15 * 86_400,
@@ -72,6 +82,9 @@ VALUES: dict[str, Any] = {
     "first": 0,
     "last": 100,
     "mark": "none",
+    "text": "ILM 1",
+    "after_title": "film 10",
+    "after_id": "",
 }
 # Asked of the node itself, not of the tables that stand for all of them.
 OF_THE_NODE = {
@@ -133,17 +146,19 @@ async def fill(store: ClickHouseClient, schema: Sequence[str], shard: int | None
     await insert("viewing_events", f"SELECT * FROM ({EVENTS}) WHERE batch_id = 3", "user_id")
     for statement in schema:
         await store.execute(statement)
+    await insert("movies", FILMS, "movie_id")
     await insert("rejected_events", REJECTIONS, "topic, `partition`, `offset`, cityHash64(payload)")
 
 
 async def answers(store: ClickHouseClient) -> dict[str, list[Row]]:
     """Of every query, in an order that is always the same."""
     events = await store.execute(
-        "SELECT id, user_id, toUnixTimestamp(event_time) AS time"
+        "SELECT id, user_id, movie_id, toUnixTimestamp(event_time) AS time"
         f" FROM ({EVENTS}) WHERE event_time < {DAY + 9000}"
     )
     ids = [row["id"] for row in events]
-    values = VALUES | {"ids": ids, "user_id": events[0]["user_id"]}
+    about = {name: events[0][name] for name in ("user_id", "movie_id")}
+    values = VALUES | about | {"ids": [*ids, events[0]["movie_id"]]}
     await store.stage(
         {
             "id": Column("UUID", np.array([list(UUID(one).bytes) for one in ids], np.uint8)),

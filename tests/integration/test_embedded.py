@@ -38,6 +38,7 @@ async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool
         await store.close()
     assert {table["name"] for table in tables} == {
         "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
+        "movies",
     }  # fmt: skip
     for table in tables:
         for name in ("after_insert", "part_directory"):

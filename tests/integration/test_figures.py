@@ -19,7 +19,7 @@ from tests.support.answers import PREFIX, assert_answers, split
 from tests.support.oracle import Truth
 from tests.support.viewing import USERS, ZONES, event_lists
 
-TABLES = ("viewing_events", "popular_content", "user_stats", "traffic", "audience")
+TABLES = ("viewing_events", "popular_content", "user_stats", "traffic", "audience", "movies")
 
 several_examples = settings(
     max_examples=60,

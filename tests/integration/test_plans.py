@@ -8,6 +8,7 @@ import pytest
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.services.analytics_service import AnalyticsService
+from app.services.movies import Movies
 from tests.conftest import NOW, opened_store
 
 USER = UUID(int=7 << 64 | 7)
@@ -48,7 +49,7 @@ async def rows_to_read(store: ClickHouseClient, tz: str) -> dict[str, int]:
     """Of each answer: the rows that its queries select by their keys and indexes."""
     counts = {}
     asked = Asked(store)
-    service = AnalyticsService(asked, lambda: NOW)  # type: ignore[arg-type]
+    service = AnalyticsService(asked, lambda: NOW, Movies(store, lambda: 0))  # type: ignore[arg-type]
     answers = {
         "user": service.get_user_stats(USER, DAYS, tz),
         "trends": service.get_viewing_trends(DAYS, tz),

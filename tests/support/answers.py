@@ -19,6 +19,7 @@ def questions(truth: Truth, users: Iterable[str], days: int, tz: str) -> Iterabl
     yield f"{PREFIX}/content/popular?{window}&limit=2", truth.popular(days, tz, 2)
     yield f"{PREFIX}/trends?{window}", truth.trends(days, tz)
     yield f"{PREFIX}/peak-hours?{window}", truth.peak_hours(days, tz)
+    yield f"{PREFIX}/now", truth.watched_now()
     for user in users:
         yield f"{PREFIX}/user/{user}/stats?{window}", truth.user_stats(user, days, tz)
 

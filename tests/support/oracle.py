@@ -56,7 +56,8 @@ def understand(sent: Json) -> Seen:
 class Truth:
     """All answers about a set of events, of which repeats have been dropped."""
 
-    def __init__(self, sent: Iterable[Json], now: datetime) -> None:
+    def __init__(self, sent: Iterable[Json], now: datetime, films: Iterable[Json] = ()) -> None:
+        self.films = {film["movie_id"]: film for film in films}  # the last of each
         self.events = list({seen.identity: seen for seen in map(understand, sent)}.values())
         self.now = now
 
@@ -73,6 +74,39 @@ class Truth:
         }
         return period, inside, dates
 
+    def title(self, movie: str) -> str | None:
+        return self.films[movie]["title"] if movie in self.films else None
+
+    def watched_now(self) -> Json:
+        now = self.now.replace(microsecond=0)
+        sessions = defaultdict(list)
+        for event in self.events:
+            if event.second >= now - timedelta(seconds=120):
+                sessions[event.user, event.movie, event.session].append(event)
+        watching = [
+            key
+            for key, events in sessions.items()
+            if max((e.second, e.position, e.kind == "finish") for e in events)[2] is False
+        ]
+        by_movie = defaultdict(list)
+        for user, movie, _ in watching:
+            by_movie[movie].append(user)
+        movies = [
+            {
+                "movie_id": movie,
+                "title": self.title(movie),
+                "sessions": len(users),
+                "viewers": len(set(users)),
+            }
+            for movie, users in sorted(by_movie.items(), key=lambda it: (-len(it[1]), it[0]))
+        ]
+        return {
+            "as_of": now.isoformat().replace("+00:00", "Z"),
+            "sessions": len(watching),
+            "viewers": len({user for user, _, _ in watching}),
+            "movies": movies,
+        }
+
     def popular(self, days: int, tz: str, limit: int) -> Json:
         period, events, _ = self._window(days, tz)
         by_movie = defaultdict(list)
@@ -81,6 +115,7 @@ class Truth:
         items = [
             {
                 "movie_id": movie,
+                "title": self.title(movie),
                 "total_views": count(group, "start"),
                 "unique_viewers": len({e.user for e in group}),
                 "completion_rate": completion(group),
@@ -108,6 +143,7 @@ class Truth:
             "total_watch_time_seconds": sum(watched.values()),
             "completion_rate": completion(events),
             "most_watched_movie_id": ranking[0] if ranking else None,
+            "most_watched_movie_title": self.title(ranking[0]) if ranking else None,
         }
 
     def trends(self, days: int, tz: str) -> Json:
