@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from app.core import errors
 from app.schemas.events import RejectionReason
@@ -52,7 +52,7 @@ class Problem(BaseModel):
 
 
 def problem(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     detail: str,
     headers: dict[str, str] | None = None,

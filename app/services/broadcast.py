@@ -15,12 +15,16 @@ from app.services.live import watched_now
 
 logger = logging.getLogger(__name__)
 
-# Nobody is told more often than this.
+# Nobody is told more often than this, and the store is asked no more often unless somebody comes.
 _BETWEEN_SECONDS = 1.0
 # Without anything written, what is watched now still changes: sessions fall silent, days end.
 _STILL_SECONDS = 5.0
 # How often it is seen whether anything was written. It costs a comparison of two numbers.
 _LOOK_SECONDS = 0.05
+# A store that is silent for so long is said to be away.
+_PATIENCE_SECONDS = 5.0
+# A snapshot names so many films: a large cinema's would be a megabyte, each second, to everyone.
+MAX_FILMS = 100
 # What `events_per_second` is the mean of.
 RATE_SECONDS = 60
 
@@ -30,15 +34,22 @@ class Listener:
 
     def __init__(self) -> None:
         self._message: str | None = None
-        self._ended = False
+        self._given_at = float("-inf")
         self._arrived = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def next(self) -> str | None:
-        """The next message; None when there will be no more."""
-        await self._arrived.wait()
-        if self._ended:
+        """The next message, not sooner than a second after the last; None if there will be none."""
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout_at(self._given_at + _BETWEEN_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            await self._arrived.wait()
+        if self._ended.is_set():
             return None
         self._arrived.clear()
+        self._given_at = clock()
         return self._message
 
     def put(self, message: str) -> None:
@@ -46,20 +57,27 @@ class Listener:
         self._arrived.set()
 
     def end(self) -> None:
-        self._ended = True
+        self._ended.set()
         self._arrived.set()
 
 
 @dataclass
 class _Zone:
-    """Those who listen to days in one time zone. Times are those of the event loop, in seconds."""
+    """Those who listen to days in one time zone.
+
+    Attributes:
+        new: of the listeners, those who have not been told anything yet.
+        message: what was told last; `content`: what of it counts as news.
+        version: what the store was at, before it was asked for that, at `looked_at` (seconds of the
+            event loop's clock).
+    """
 
     listeners: set[Listener] = field(default_factory=set)
     new: set[Listener] = field(default_factory=set)
-    told: str | None = None
-    told_at: float = float("-inf")
-    looked_at: float = float("-inf")
+    message: str = ""
+    content: str = ""
     version: int | None = None
+    looked_at: float = float("-inf")
 
 
 class Broadcast:
@@ -141,41 +159,45 @@ class Broadcast:
                 pass
 
     def _is_due(self, zone: _Zone) -> bool:
-        now = asyncio.get_running_loop().time()
-        if zone.new:
-            return True
-        if now < max(zone.told_at, zone.looked_at) + _BETWEEN_SECONDS:
-            return False
+        age = asyncio.get_running_loop().time() - zone.looked_at
         version = self._version()
-        return version is None or version != zone.version or now >= zone.looked_at + _STILL_SECONDS
+        if version is not None and version == zone.version and age < _STILL_SECONDS:
+            # Nothing has changed, not for those who have just come either.
+            self._tell_new(zone)
+            return False
+        return bool(zone.new) or age >= _BETWEEN_SECONDS
 
     async def _look(self, timezone: str, zone: _Zone) -> None:
-        clock = asyncio.get_running_loop().time
         zone.version = self._version()  # before asking: what is written meanwhile is a change
-        zone.looked_at = clock()
-        joined, zone.new = zone.new, set()
-        message: Snapshot | Unavailable
-        try:
-            message = await self._snapshot(timezone)
-        except AnalyticsError as error:
-            logger.debug("nothing to tell: %s", error)
-            message = Unavailable()
-        except Exception as error:
-            logger.error("nothing to tell", exc_info=error)
-            message = Unavailable()
-        # The time alone is no change.
-        told = message.model_dump_json(exclude={"as_of": True, "now": {"as_of"}})
-        text = message.model_dump_json()
-        changed = told != zone.told
-        if changed and clock() < zone.told_at + _BETWEEN_SECONDS:
-            # Only those who have just come are told; the others hear of it when a second is over.
-            changed = False
-            zone.version = None
-            zone.looked_at = zone.told_at
-        for listener in zone.listeners if changed else joined:
-            listener.put(text)
-        if changed:
-            zone.told, zone.told_at = told, clock()
+        zone.looked_at = asyncio.get_running_loop().time()
+        asking = asyncio.create_task(self._snapshot(timezone))
+        if not (await asyncio.wait({asking}, timeout=_PATIENCE_SECONDS))[0]:
+            self._tell(zone, Unavailable())
+            await asyncio.wait({asking})
+        error = asking.exception()
+        if error is None:
+            self._tell(zone, asking.result())
+            return
+        if not isinstance(error, AnalyticsError):
+            logger.error("nobody can be told what is happening", exc_info=error)
+        self._tell(zone, Unavailable())
+
+    def _tell(self, zone: _Zone, message: Snapshot | Unavailable) -> None:
+        zone.message = message.model_dump_json()
+        # The time alone is no news.
+        content = message.model_dump_json(exclude={"as_of": True, "now": {"as_of"}})
+        if content == zone.content:
+            self._tell_new(zone)
+            return
+        zone.content = content
+        zone.new.clear()
+        for listener in zone.listeners:
+            listener.put(zone.message)
+
+    def _tell_new(self, zone: _Zone) -> None:
+        for listener in zone.new:
+            listener.put(zone.message)
+        zone.new.clear()
 
     async def _snapshot(self, timezone: str) -> Snapshot:
         recent = {"now": int(self._clock().timestamp()), "seconds": RATE_SECONDS}
@@ -188,7 +210,7 @@ class Broadcast:
         [today] = trends.items
         return Snapshot(
             as_of=now.as_of,
-            now=now,
+            now=now.model_copy(update={"movies": now.movies[:MAX_FILMS]}),
             events_per_second=round(rate["events"] / RATE_SECONDS, 2),
             today=Today(
                 date=today.date,

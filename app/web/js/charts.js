@@ -23,7 +23,7 @@ function dressed(line) {
     pointHoverRadius: 4,
     pointBackgroundColor: accent,
     pointHitRadius: 12,
-    cubicInterpolationMode: "monotone",
+    borderJoinStyle: "round",
     ...looks[line.look],
   };
 }

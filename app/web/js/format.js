@@ -3,7 +3,9 @@
 const LANGUAGE = "en-GB";
 const whole = new Intl.NumberFormat(LANGUAGE);
 const oneDigit = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 1 });
-const twoDigits = new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 2 });
+const twoDigits = new Intl.NumberFormat(LANGUAGE, {
+  minimumFractionDigits: 2, maximumFractionDigits: 2,
+});
 const short = new Intl.NumberFormat(LANGUAGE, { notation: "compact", maximumFractionDigits: 1 });
 
 const NARROW = "\u202f";

@@ -64,7 +64,7 @@ function arrive({ scroll = false } = {}) {
     if (here) link.setAttribute("aria-current", "page");
   }
   hear();
-  view.turned?.(state);
+  view?.turned?.(state);
   if (snapshot) view.live?.(snapshot);
   refresh(true);
 }
@@ -118,7 +118,7 @@ function turn(next) {
   const came = next === "live" && state !== "live" && state !== "connecting";
   state = next;
   document.body.dataset.state = next;
-  view.turned?.(next);
+  view?.turned?.(next);
   const since = snapshot ? ` Figures of ${clock(snapshot.as_of, place.tz)}.` : "";
   const text = {
     live: "Live",

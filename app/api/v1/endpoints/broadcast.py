@@ -16,7 +16,7 @@ MAX_LISTENERS = 5_000
 
 GOING_AWAY = 1001
 # A client that takes nothing for so long is let go.
-_SEND_SECONDS = 10.0
+_SEND_SECONDS = 5.0
 
 router = APIRouter(prefix=PREFIX, tags=["figures"])
 
