@@ -200,12 +200,13 @@ class Broadcast:
         zone.new.clear()
 
     async def _snapshot(self, timezone: str) -> Snapshot:
-        recent = {"now": int(self._clock().timestamp()), "seconds": RATE_SECONDS}
+        end = int(self._clock().timestamp()) + 1
+        recent = {"start": end - RATE_SECONDS, "end": end}
         now, trends, hours, [rate] = await asyncio.gather(
             watched_now(self._service, self._service.second()),
             self._service.get_viewing_trends(1, timezone),
             self._service.get_peak_hours(1, timezone),
-            self._store.execute(load_query("recent_events"), recent),
+            self._store.execute(load_query("events_between"), recent),
         )
         [today] = trends.items
         return Snapshot(

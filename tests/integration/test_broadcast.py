@@ -296,7 +296,7 @@ async def test_what_cant_be_is_refused_before_it_is_accepted(embedded: Settings)
 async def test_listeners_hear_when_the_store_is_away_and_go_when_the_service_stops(
     embedded: Settings,
 ) -> None:
-    async with service(embedded) as (app, address, client), live(address) as listener:
+    async with service(embedded) as (app, address, _), live(address) as listener:
         await told(listener)
         app.state.broadcast.stop()
         with pytest.raises(ConnectionClosed):
