@@ -1,8 +1,10 @@
 """Puts the service together, and starts it: `python -m app.main`."""
 
 import asyncio
+import ipaddress
 import logging
 import multiprocessing
+import resource
 import signal
 import socket
 import sys
@@ -18,9 +20,12 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app.api import health, pages
+from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
+from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
 from app.api.edge import Protocol, RequestIdMiddleware
-from app.api.errors import install_error_handlers
+from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
+from app.api.limits import RequestLimitsMiddleware
 from app.api.sockets import SocketProtocol
 from app.api.v1.endpoints import analytics, broadcast, events, ingestion, live, movies
 from app.api.v1.endpoints.events import event_schemas
@@ -28,9 +33,11 @@ from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.core.keys import KeyClass, Keyring, parse_keys
 from app.ingest.catalog import Catalog
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
+from app.ingest.rate import EventRate
 from app.ingest.writer import Writer, opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
@@ -42,6 +49,12 @@ VERSION = "0.1.0"
 
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
+
+# uvicorn's own.
+_TICKS_A_SECOND = 10
+
+# Enough for the connections and for the engine's files; many systems give a process 1,024.
+_WANTED_FILES = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +75,7 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
+    app.state.rules = _rules(settings)
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
@@ -79,11 +93,58 @@ def create_app(
         app.router.routes.extend(router.routes)
     for router in (broadcast.router, pages.router):
         app.router.routes.extend(router.routes)
-    app.add_middleware(HotAnswerMiddleware)
-    app.add_middleware(RequestIdMiddleware)
+    _add_middleware(app, settings, clock)
     install_error_handlers(app)
     _describe_events(app)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], datetime]) -> None:
+    """From the inside out: each sees what those after it have let through."""
+    app.add_middleware(HotAnswerMiddleware)
+    rules: Rules = app.state.rules
+    if rules.keys.guarded:
+        app.add_middleware(AccessMiddleware, rules=rules, clock=clock)
+    app.add_middleware(RequestLimitsMiddleware)
+    origins = list(filter(None, settings.cors_origins.replace(" ", "").split(",")))
+    app.add_middleware(ForeignPagesMiddleware, origins=origins)
+    app.add_middleware(FaultsMiddleware)
+    if origins:
+        app.add_middleware(CorsMiddleware, origins=origins)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(RequestIdMiddleware)
+
+
+def _rules(settings: Settings) -> Rules:
+    keys = {
+        KeyClass.INGEST: settings.ingest_api_keys,
+        KeyClass.READ: settings.read_api_keys,
+        KeyClass.ADMIN: settings.admin_api_key,
+    }
+    return Rules(
+        Keyring({of: parse_keys(text.get_secret_value()) for of, text in keys.items()}),
+        settings.public_pages.replace(" ", "").split(","),
+    )
+
+
+def _warn_of_open_doors(settings: Settings) -> None:
+    """Where others than this machine's own can come in, what they may do without a key."""
+    rules = _rules(settings)
+    if rules.unguarded() and not _is_loopback(settings.host):
+        logger.warning(
+            "ANYBODY who reaches %s:%d is let in without a key for %s; set %s, or HOST=127.0.0.1",
+            settings.host,
+            settings.port,
+            ", ".join(DOING[of] for of in rules.unguarded()),
+            ", ".join(SETTINGS[of] for of in rules.unguarded()),
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @asynccontextmanager
@@ -93,7 +154,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
         state.store = store
-        state.intake = Intake(writer, state.clock)
+        rate = EventRate(settings.ingest_events_per_second)
+        state.intake = Intake(writer, state.clock, rate)
         catalog = Catalog(store, state.clock)
         state.catalog = catalog
         state.service = AnalyticsService(store, state.clock, Movies(store, lambda: catalog.version))
@@ -125,6 +187,7 @@ def _describe_events(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         description = generate()
         description["components"]["schemas"].update(event_schemas() | movie_schemas())
+        describe_access(description, app.state.rules)
         return description
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -137,6 +200,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._loop = asyncio.get_running_loop()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_SECOND == 0:
+            now = self._loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.look_after(now)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         self._app.state.draining = True
@@ -221,10 +292,19 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
+    _warn_of_open_doors(settings)
+    _allow_many_files()
     with _bind(settings) as listener:
         if settings.workers == 1:
             return run_loop(serve(settings, listener))
         return run_processes(settings.workers, partial(_work, listener))
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _work(listener: socket.socket) -> None:

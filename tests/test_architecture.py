@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "services": {"services"} | BASE,
     "kafka_consumer": {"kafka_consumer", "ingest"} | BASE,
     "api": {"api", "services", "ingest"} | BASE,
+    "keys.py": {"core"},
     "main.py": {"api", "kafka_consumer", "services", "ingest"} | BASE,
 }
 IMPORTER = {
@@ -68,9 +69,10 @@ def test_a_file_leaves_the_environment_to_settings(path: Path) -> None:
     assert read.isdisjoint({"environ", "environb", "getenv", "getenvb"})
 
 
-def test_settings_know_nothing_but_the_errors() -> None:
+def test_settings_know_nothing_but_the_errors_and_the_form_of_keys() -> None:
     names = imports_of_app(APP / "core" / "config.py")
-    assert names == {"app.core.errors.ConfigurationError"}
+    assert names == {"app.core.errors.ConfigurationError", "app.core.keys.parse_keys"}
+    assert imports_of_app(APP / "core" / "keys.py") == set()
 
 
 def test_sample_events_stand_alone() -> None:

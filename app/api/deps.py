@@ -23,6 +23,12 @@ _DRAINED_BYTES = 4 * MAX_BODY_BYTES
 
 async def read_body(request: Request) -> bytes:
     """The body. Raises BodyTooLargeError, without ever holding more than the limit."""
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isdecimal() else 0
+    # Who asks before sending is told at once; and so is who won't be done soon.
+    most = MAX_BODY_BYTES if "expect" in request.headers else _DRAINED_BYTES
+    if size > most:
+        raise BodyTooLargeError(f"the body is over {MAX_BODY_BYTES} bytes")
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -78,10 +84,17 @@ async def answer_at(
     return Response(body, media_type="application/json")
 
 
+def sender_of(request: Request) -> bytes | None:
+    """Whose events are counted together: the SHA-256 of the key, None without one."""
+    key: bytes | None = getattr(request.state, "key", None)
+    return key
+
+
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
 async def _intake(request: Request) -> Intake:
     _check_started(request)
     intake: Intake = request.app.state.intake
+    intake.rate.check(sender_of(request))  # before the body is read
     return intake
 
 

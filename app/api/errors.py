@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import errors
 from app.schemas.events import RejectionReason
@@ -24,7 +25,9 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.EventRateError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -85,6 +88,8 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
+    401: ("a key is needed: Authorization: Bearer …, or X-API-Key", {}),
+    403: ("this key is not for reading", {}),
     413: ("a batch holds at most 10000 events", {}),
     422: (
         "user_id must be a UUID",
@@ -99,6 +104,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
             ],
         },
     ),
+    429: ("this key may send 1000 events a second", {}),
     500: ("The service failed. The log has more under this request_id.", {}),
     503: ("The store can't be reached. Try again later.", {}),
 }
@@ -133,6 +139,32 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
+class FaultsMiddleware:
+    """Answers 500 where nobody else has; so that what is around it adds its headers to that too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except Exception as error:
+            if started:
+                raise
+            answer = await _bug(Request(scope), error)
+            await answer(scope, receive, send)
+
+
 async def _client_gone(request: Request, error: Exception) -> JSONResponse:
     """Nobody reads this answer: it ends the request as one that failed, not as a fault of ours."""
     assert isinstance(error, ClientDisconnect)
@@ -146,6 +178,8 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
         return await _bug(request, error)
     detail = str(error)
     members: dict[str, Any] = {}
+    if isinstance(error, errors.EventRateError):
+        members["headers"] = {"Retry-After": str(error.seconds)}
     if isinstance(error, errors.StoreUnavailableError):
         logger.warning("%s: the store: %s", request.state.request_id, error)
         detail = "The store can't be reached. Try again later."

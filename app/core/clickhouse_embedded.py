@@ -47,8 +47,21 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
     exclusive = True
 
-    def __init__(self, path: Path, database: str, *, readers: int = 4, fsync: bool = True) -> None:
-        super().__init__(database, readers)
+    def __init__(
+        self,
+        path: Path,
+        database: str,
+        *,
+        readers: int = 4,
+        queue: int = 200,
+        query_seconds: float = 30.0,
+        query_memory: int = 1024**3,
+        fsync: bool = True,
+    ) -> None:
+        super().__init__(database, readers, queue)
+        self._reader_limits = (
+            f"SET max_execution_time = {query_seconds}, max_memory_usage = {query_memory}"
+        )
         self._path = path
         self._fsync = fsync
         self._lock_file: TextIO | None = None
@@ -128,7 +141,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             result = self._connection().query(sql, "JSONEachRow", params=bound)
             return [_decode_row(line) for line in result.bytes().splitlines()]
 
-        return await self._run(self._threads(ahead), query)
+        return await self._ask(ahead, query)
 
     async def insert(
         self,
@@ -173,6 +186,9 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
     def _open(self) -> Connection:
         return Connection(str(self._path))
+
+    def _limit(self, connection: Connection) -> None:
+        connection.query(self._reader_limits)
 
     def _use_database(self, connection: Connection) -> None:
         connection.query(f"USE `{self.database}`")

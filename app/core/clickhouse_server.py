@@ -93,12 +93,21 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     exclusive = False
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings.clickhouse_database, settings.clickhouse_readers)
+        super().__init__(
+            settings.clickhouse_database,
+            settings.clickhouse_readers,
+            settings.clickhouse_query_queue,
+        )
         self.cluster = settings.clickhouse_cluster
         self._address = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
         self._user = settings.clickhouse_user
         self._start_seconds = settings.clickhouse_connect_timeout
         self._query_seconds = settings.clickhouse_query_timeout
+        # What writing takes is bounded by the size of a batch, and must not fail for its readers.
+        self._reader_limits = {
+            "max_execution_time": settings.clickhouse_query_timeout,
+            "max_memory_usage": settings.clickhouse_query_memory,
+        }
         self._client_options: dict[str, Any] = {
             "host": settings.clickhouse_host,
             "port": settings.clickhouse_port,
@@ -213,7 +222,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     ) -> list[Row]:
         settings = self._settings(fence)
         if not ahead:
-            settings["max_execution_time"] = self._query_seconds
+            settings.update(self._reader_limits)
 
         def query() -> list[Row]:
             if fence is not None or INCOMING in sql:
@@ -224,7 +233,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 self.session = self._connection().connection.socket
             return rows
 
-        return await self._run(self._threads(ahead), query)
+        return await self._ask(ahead, query)
 
     async def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]

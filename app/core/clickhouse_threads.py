@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient
-from app.core.errors import StoreError, StoreUnavailableError
+from app.core.errors import BusyError, StoreError, StoreUnavailableError
 
 _PING_SECONDS = 1.9  # so that who waits for the answer has it within 2
 
@@ -21,20 +21,31 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
 
     `readers` for queries, one for all that belongs to writing, one for pings, which therefore never
     wait for each other.
+
+    Args:
+        readers: queries that run at the same time.
+        queue: queries that may wait for them. What comes past that raises BusyError.
     """
 
-    def __init__(self, database: str, readers: int) -> None:
+    def __init__(self, database: str, readers: int, queue: int) -> None:
         self.database = database
+        self._most_queries = readers + queue
+        self._queries = 0
         self._has_database = False
         self._thread = threading.local()
         self._connections: list[C] = []
-        self._readers = ThreadPoolExecutor(readers, "clickhouse-read")
+        self._readers = ThreadPoolExecutor(
+            readers, "clickhouse-read", initializer=lambda: setattr(self._thread, "reads", True)
+        )
         self._writer = ThreadPoolExecutor(1, "clickhouse-write")
         self._pinger = ThreadPoolExecutor(1, "clickhouse-ping")
 
     @abstractmethod
     def _open(self) -> C:
         """A new connection, for the calling thread."""
+
+    def _limit(self, connection: C) -> None:
+        """The connection is a reader's: what its queries may take is bounded from now on."""
 
     @abstractmethod
     def _use_database(self, connection: C) -> None:
@@ -71,6 +82,8 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
         connection: C | None = getattr(self._thread, "connection", None)
         if connection is None:
             connection = self._open()
+            if getattr(self._thread, "reads", False):
+                self._limit(connection)
             self._connections.append(connection)
             self._thread.connection = connection
         if self._has_database and not getattr(self._thread, "in_database", False):
@@ -78,8 +91,17 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
             self._thread.in_database = True
         return connection
 
-    def _threads(self, ahead: bool) -> ThreadPoolExecutor:
-        return self._writer if ahead else self._readers
+    async def _ask(self, ahead: bool, call: Callable[[], T]) -> T:
+        """Run a query as part of writing (`ahead`), or as one of the readers', if there is room."""
+        if ahead:
+            return await self._run(self._writer, call)
+        if self._queries >= self._most_queries:
+            raise BusyError(f"{self._queries} queries run or wait already")
+        self._queries += 1
+        try:
+            return await self._run(self._readers, call)
+        finally:
+            self._queries -= 1
 
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         try:

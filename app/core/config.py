@@ -1,5 +1,6 @@
 """Settings: the only reader of the environment."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +8,10 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.errors import ConfigurationError
+from app.core.keys import parse_keys
+
+# As the header Origin has it: small letters, and the port only where it isn't the scheme's own.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -49,7 +54,7 @@ class Settings(BaseSettings):
         30.0,
         ge=0.5,
         le=3600,
-        description="Seconds after which a query of the server is given up.",
+        description="Seconds after which a query is given up.",
     )
     clickhouse_path: Path = Field(
         Path("data/clickhouse"), description="Where the embedded engine keeps its data."
@@ -134,6 +139,46 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Processes that serve the port. More than one needs a ClickHouse server.",
     )
+    ingest_api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="SHA-256 hashes of the keys that may send events, with commas between them. "
+        "Unset: anybody may.",
+    )
+    read_api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="The same of the keys that may ask for figures. Unset: anybody may.",
+    )
+    admin_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="The same of the key for administration. Unset: nobody may as soon as there "
+        "are keys of another kind, else anybody.",
+    )
+    public_pages: str = Field(
+        "health,docs",
+        description="Which of `health`, `metrics` and `docs` need no key to read where there are "
+        "such keys; or `none`.",
+    )
+    ingest_events_per_second: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Events that may be sent by HTTP with one key (without keys: in all) in a "
+        "second, to each process. Unset: any number.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may use the service from a browser, with commas between "
+        "them; or `*`.",
+    )
+    clickhouse_query_memory: int = Field(
+        1024**3,
+        ge=16 * 1024**2,
+        le=1024**5,
+        description="Bytes of memory that one query may take.",
+    )
+    clickhouse_query_queue: int = Field(
+        200, ge=0, le=100_000, description="How many queries may wait for others; past that, 503."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that is logged."
     )
@@ -169,6 +214,31 @@ class Settings(BaseSettings):
         if workers > 1 and info.data.get("clickhouse_host") is None:
             raise ValueError("must be 1 with the embedded engine; set CLICKHOUSE_HOST for more")
         return workers
+
+    @field_validator("ingest_api_keys", "read_api_keys", "admin_api_key")
+    @classmethod
+    def _hashes(cls, keys: SecretStr) -> SecretStr:
+        parse_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("public_pages")
+    @classmethod
+    def _pages(cls, pages: str) -> str:
+        named = [page.strip() for page in pages.split(",")]
+        if named != ["none"] and not set(named) <= {"health", "metrics", "docs"}:
+            raise ValueError("must be some of health, metrics and docs, with commas, or none")
+        return pages
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: str) -> str:
+        for origin in origins.split(",") if origins not in ("", "*") else []:
+            if not _ORIGIN.fullmatch(origin.strip()):
+                raise ValueError(
+                    "must be origins as browsers send them (https://tv.example, without a path), "
+                    "with commas between them, or *"
+                )
+        return origins
 
     @field_validator("clickhouse_path")
     @classmethod

@@ -24,6 +24,22 @@ class WriteBufferFullError(AnalyticsError):
     """Too many events wait to be written. None of the request's was taken."""
 
 
+class BusyError(AnalyticsError):
+    """More is asked for at the same time than the service does. Nothing was done of it."""
+
+
+class EventRateError(AnalyticsError):
+    """A sender sends more events a second than it may. None of the request's was taken.
+
+    Args:
+        seconds: until it may send again.
+    """
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        super().__init__(detail)
+        self.seconds = seconds
+
+
 class MalformedBodyError(AnalyticsError):
     """The body of a request is not JSON."""
 

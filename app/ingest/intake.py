@@ -3,7 +3,7 @@
 import asyncio
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -20,6 +20,7 @@ from app.ingest.decode import decode_event
 from app.ingest.decode_many import Decoded, decode_events
 from app.ingest.doors import Tally
 from app.ingest.events import Event
+from app.ingest.rate import EventRate
 from app.ingest.writer import Writer
 from app.schemas.events import (
     MAX_BATCH_EVENTS,
@@ -49,17 +50,22 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 class Intake:
     """Takes request bodies; what a receipt calls stored is stored.
 
+    Args:
+        rate: how many events each sender may send; a sender is whatever tells one from another.
+
     Raises:
+        EventRateError: the sender has sent too many.
         WriteBufferFullError, StoreUnavailableError, StoreError: as Writer.write does.
     """
 
-    def __init__(self, writer: Writer, clock: Callable[[], datetime]) -> None:
+    def __init__(self, writer: Writer, clock: Callable[[], datetime], rate: EventRate) -> None:
         self.tally = Tally()
+        self.rate = rate
         self._writer = writer
         self._clock = clock
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
-    async def take_event(self, body: bytes) -> EventReceipt:
+    async def take_event(self, body: bytes, sender: Hashable = None) -> EventReceipt:
         """One event.
 
         Raises:
@@ -67,6 +73,7 @@ class Intake:
             EventRejectedError: JSON, but no event that can be stored.
         """
         event = decode_event(body, self._clock())
+        self.rate.take(sender, 1)
         outcomes = await self._store(Decoded.of([event]))
         if isinstance(event, Event):
             return EventReceipt(id=event.id, status="stored" if outcomes[0] else "duplicate")
@@ -74,7 +81,9 @@ class Intake:
             raise MalformedBodyError("the body is not JSON in UTF-8")
         raise EventRejectedError(event.reason, event.detail, event.field)
 
-    async def take_batch(self, body: bytes, *, lines: bool) -> BatchReceipt:
+    async def take_batch(
+        self, body: bytes, *, lines: bool, sender: Hashable = None
+    ) -> BatchReceipt:
         """Many events: a JSON array, an object with `events`, or (`lines`) NDJSON.
 
         Raises:
@@ -83,6 +92,7 @@ class Intake:
             BodyTooLargeError: too many events.
         """
         decoded = await self._decode(body, lines)
+        self.rate.take(sender, len(decoded))
         stored = int((await self._store(decoded)).sum())
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)

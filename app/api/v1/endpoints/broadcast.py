@@ -2,16 +2,15 @@
 
 import asyncio
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from app.api.access import LIVE_PROTOCOL
 from app.api.errors import problem
 from app.api.v1 import PREFIX
 from app.services.broadcast import Broadcast, Listener
 from app.services.window import load_zone
 
-SUBPROTOCOL = "analytics.v1"
 MAX_LISTENERS = 5_000
 
 GOING_AWAY = 1001
@@ -26,8 +25,6 @@ async def live(socket: WebSocket, tz: str = "UTC") -> None:
     """A snapshot at once, and another, at most one a second, when something has changed."""
     if not socket.app.state.ready or socket.app.state.draining:
         return await _refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "the service is not ready")
-    if not _is_own(socket):
-        return await _refuse(socket, HTTPStatus.FORBIDDEN, "this page may not connect")
     try:
         load_zone(tz)
     except ValueError as error:
@@ -38,7 +35,7 @@ async def live(socket: WebSocket, tz: str = "UTC") -> None:
             socket, HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_LISTENERS} clients are connected"
         )
     offered = socket.scope.get("subprotocols", [])
-    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    await socket.accept(LIVE_PROTOCOL if LIVE_PROTOCOL in offered else None)
     with hub.listening(tz) as listener:
         await _tell(socket, listener)
     return None
@@ -64,15 +61,6 @@ async def _until_gone(socket: WebSocket) -> None:
     """What a client says is read, so that its leaving is noticed, and ignored."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
-
-
-def _is_own(socket: WebSocket) -> bool:
-    """Whether it is no browser that asks, or one that shows a page of this service.
-
-    Browsers let every page connect everywhere, and leave it to the server to look who asks.
-    """
-    origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
 
 
 async def _refuse(socket: WebSocket, status: HTTPStatus, detail: str) -> None:

@@ -3,9 +3,9 @@
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 
-from app.api.deps import Body, Events
+from app.api.deps import Body, Events, sender_of
 from app.api.errors import described
 from app.api.v1 import PREFIX
 from app.schemas.events import MAX_BATCH_EVENTS, BatchReceipt, EventReceipt, ViewingEvent
@@ -53,9 +53,11 @@ def _request_body(content: dict[str, Any]) -> dict[str, Any]:
     },
     openapi_extra=_request_body({"application/json": {"schema": _EVENT, "example": _EXAMPLE}}),
 )
-async def store_event(body: Body, events: Events, response: Response) -> EventReceipt:
+async def store_event(
+    events: Events, body: Body, request: Request, response: Response
+) -> EventReceipt:
     """Store one event. The answer is sent when it is on the disk."""
-    receipt = await events.take_event(body)
+    receipt = await events.take_event(body, sender_of(request))
     response.status_code = 201 if receipt.status == "stored" else 200
     return receipt
 
@@ -85,10 +87,11 @@ async def store_event(body: Body, events: Events, response: Response) -> EventRe
     ),
 )
 async def store_events(
-    body: Body,
     events: Events,
+    body: Body,
+    request: Request,
     content_type: Annotated[str, Header(include_in_schema=False)] = "application/json",
 ) -> BatchReceipt:
     """Store up to 10,000 events in 16 MiB. A bad one is rejected; the others are stored."""
     lines = content_type.partition(";")[0].strip().lower() == "application/x-ndjson"
-    return await events.take_batch(body, lines=lines)
+    return await events.take_batch(body, lines=lines, sender=sender_of(request))
