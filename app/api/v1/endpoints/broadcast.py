@@ -11,7 +11,8 @@ from app.api.v1 import PREFIX
 from app.services.broadcast import Broadcast, Listener
 from app.services.window import load_zone
 
-MAX_LISTENERS = 5_000
+# Fewer than there may be connections: looking on keeps nobody from sending events.
+MAX_LISTENERS = 1_500
 
 GOING_AWAY = 1001
 # A client that takes nothing for so long is let go.
