@@ -17,6 +17,7 @@ FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
+.PHONY: screenshots definitions
 .PHONY: help install run demo stop kafka kafka-stop test chaos bench lint types check test-events docker-up \
 	docker-down logs lock clean
 
@@ -65,6 +66,12 @@ chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on 
 
 bench: install  ## Measure everything side by side, and write benchmarks/RESULTS.md; FLAGS="--only …"
 	@$(BIN)/python -m benchmarks $(FLAGS)
+
+screenshots: install  ## Take the pictures of the page in docs/, with Chromium
+	@$(BIN)/python -m tests.screenshots
+
+definitions:  ## Bring the page's definitions to those of the README
+	@sed -n '/^## Figures$$/,/^## /{/^## /!p}' README.md | sed '1{/^$$/d}' | sed '$${/^$$/d}' >app/web/definitions.md
 
 lint: install  ## Check format and style
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
