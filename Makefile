@@ -71,7 +71,7 @@ screenshots: install  ## Take the pictures of the page in docs/, with Chromium
 	@$(BIN)/python -m tests.screenshots
 
 definitions:  ## Bring the page's definitions to those of the README
-	@sed -n '/^## Figures$$/,/^## /{/^## /!p}' README.md | sed '1{/^$$/d}' | sed '$${/^$$/d}' >app/web/definitions.md
+	@awk '/^## / { wanted = ($$0 == "## Figures"); next } wanted' README.md >app/web/definitions.md
 
 lint: install  ## Check format and style
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
