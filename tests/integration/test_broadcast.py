@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from app.api.sockets import SocketProtocol
 from app.core.config import Settings
 from app.main import create_app
 from tests.support.answers import PREFIX
+from tests.support.process import running_service
 
 WINDOW = "days=1&tz=Pacific/Kiritimati"
 QUERIES = "SELECT value FROM system.events WHERE event = 'SelectQuery'"
@@ -308,3 +310,17 @@ async def test_listeners_hear_when_the_store_is_away_and_go_when_the_service_sto
         assert await told(listener, 8) == {"type": "unavailable"}
         await app.state.store.execute("RENAME TABLE elsewhere TO traffic_mv")
         assert (await told(listener, 8))["type"] == "snapshot"
+
+
+async def test_a_process_that_is_stopped_sends_its_listeners_away(tmp_path: Path) -> None:
+    with running_service(tmp_path / "store") as process:
+        listeners = [await live(f"127.0.0.1:{process.port}") for _ in range(5)]
+        for listener in listeners[:3]:  # the others haven't read anything yet
+            await told(listener)
+        process.signal(signal.SIGTERM)
+        began = asyncio.get_running_loop().time()
+        assert await asyncio.to_thread(process.wait) == 0
+        assert asyncio.get_running_loop().time() - began < 10
+        for listener in listeners:
+            await listener.wait_closed()
+            assert listener.close_code == 1001
