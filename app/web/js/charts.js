@@ -24,6 +24,10 @@ function dressed(line) {
     pointBackgroundColor: accent,
     pointHitRadius: 12,
     borderJoinStyle: "round",
+    // A day that is not over yet is no fall.
+    segment: line.open
+      ? { borderDash: (part) => (part.p1DataIndex === line.values.length - 1 ? [2, 4] : undefined) }
+      : undefined,
     ...looks[line.look],
   };
 }
@@ -42,8 +46,8 @@ function options(spec) {
         border: { display: false },
         grid: { display: false },
         ticks: {
-          color: muted, font, maxRotation: 0, autoSkipPadding: 28,
-          callback: (_, index) => spec.tick(index),
+          color: muted, font, maxRotation: 0, autoSkip: !spec.ticks, autoSkipPadding: 28,
+          callback: (_, index) => (spec.ticks && !spec.ticks(index) ? null : spec.tick(index)),
         },
       },
       y: {
@@ -83,7 +87,8 @@ function options(spec) {
  * A chart, and its table.
  *
  * @param spec label: what it shows, in words; lines: [{label, values, look}] with a look of "main",
- *   "before" or "extra"; count; tick, name: of a place along it; unit, value: of a figure;
+ *   "before" or "extra", and open: whether its last value is still growing; count; tick, name: of
+ *   a place along it; ticks: which places have a tick, instead of as many as there is room for; unit, value: of a figure;
  *   columns, row: of the table; most: up to where it goes at least.
  */
 export function chart(spec) {

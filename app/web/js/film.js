@@ -11,6 +11,8 @@ import { write } from "./place.js";
 
 const METRICS = { starts: "Views", unique_users: "Viewers", finishes: "Finishes" };
 const STEP_SECONDS = 60;
+const TICK_SECONDS = [60, 300, 600, 900, 1800, 3600, 7200, 14_400];
+const MOST_TICKS = 6;
 
 export function filmPage({ place, go, signal, entitle }) {
   const path = `/content/${place.id}`;
@@ -105,6 +107,8 @@ function curve(answer) {
   }
   const again = items.map((item) =>
     Math.round((10_000 * item.rewatchers) / answer.viewers) / 100);
+  const length = items.at(-1).to_seconds;
+  const between = TICK_SECONDS.find((seconds) => length <= MOST_TICKS * seconds) ?? length;
   const span = (index) =>
     `${format.place(items[index].from_seconds)} – ${format.place(items[index].to_seconds)}`;
   return chart({
@@ -115,7 +119,8 @@ function curve(answer) {
       { label: "Watched", values: items.map((item) => item.share), look: "main" },
       { label: "Watched again", values: again, look: "extra" },
     ],
-    tick: (index) => format.place(items[index].from_seconds),
+    ticks: (index) => items[index].from_seconds % between === 0,
+    tick: (index) => format.placeShort(items[index].from_seconds),
     name: span,
     unit: (value) => format.percentShort(value),
     value: (value, index) => {

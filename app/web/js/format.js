@@ -33,6 +33,9 @@ export function place(seconds) {
   return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
 }
 
+/** The same to the minute: 1:05. */
+export const placeShort = (seconds) => place(seconds).slice(0, -3);
+
 /** Of a value and the one before: a text, and which way it went. Rates differ in points. */
 export function change(value, before, inPoints = false) {
   const difference = value - before;

@@ -10,6 +10,7 @@ import {
 import { METRICS, write } from "./place.js";
 
 const FILMS_NOW = 6;
+const HOURS_WITH_TICKS = ["00:00", "06:00", "12:00", "18:00"];
 const WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 export function overview({ place, go, signal }) {
@@ -254,6 +255,7 @@ function atTheSameTime(answer, place) {
     low: true,
     count: values.length,
     lines: [{ label: "Watching", values, look: "main" }],
+    ticks: (index) => HOURS_WITH_TICKS.includes(time(index)),
     tick: time,
     name: time,
     unit: (value) => format.countShort(value),

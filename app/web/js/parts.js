@@ -176,7 +176,7 @@ export function trendSpec(answer, metric, name) {
     label: `${name} a day, ${format.days(answer.period_start, answer.period_end)}`,
     count: values.length,
     lines: [
-      { label: name, values, look: "main" },
+      { label: name, values, look: "main", open: true },
       ...(before ? [{ label: "Period before", values: before, look: "before" }] : []),
     ],
     tick: (index) => format.dayShort(date(index)),
