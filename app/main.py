@@ -22,7 +22,7 @@ from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
-from app.api.v1.endpoints import analytics, events, ingestion, live, movies
+from app.api.v1.endpoints import analytics, events, films, ingestion, live, movies
 from app.api.v1.endpoints.events import event_schemas
 from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
@@ -68,6 +68,7 @@ def create_app(
     app.state.draining = False
     for router in (
         analytics.router,
+        films.router,
         live.router,
         movies.router,
         events.router,

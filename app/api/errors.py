@@ -24,6 +24,7 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnanswerableError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -153,6 +154,9 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
         members["reason"] = RejectionReason.NOT_JSON
     if isinstance(error, errors.UnexpectedBodyError):
         members["errors"] = [ProblemError(loc=["body"], msg=detail, type="unexpected_body")]
+    if isinstance(error, errors.UnanswerableError):
+        loc: list[str | int] = ["query", error.parameter]
+        members["errors"] = [ProblemError(loc=loc, msg=detail, type="unanswerable")]
     if isinstance(error, errors.EventRejectedError):
         place = ["body", error.field] if error.field else ["body"]
         members["reason"] = error.reason
