@@ -27,7 +27,7 @@ from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.limits import RequestLimitsMiddleware
 from app.api.sockets import SocketProtocol
-from app.api.v1.endpoints import analytics, broadcast, events, ingestion, live, movies
+from app.api.v1.endpoints import analytics, broadcast, events, films, ingestion, live, movies
 from app.api.v1.endpoints.events import event_schemas
 from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
@@ -84,6 +84,7 @@ def create_app(
     app.state.draining = False
     for router in (
         analytics.router,
+        films.router,
         live.router,
         movies.router,
         events.router,

@@ -1,12 +1,14 @@
 """What an endpoint may be given."""
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel
 
 from app.api.hot import Question, Wordings
+from app.api.tables import csv_response, prefers_csv
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.catalog import Catalog as CatalogOfService
 from app.ingest.doors import Doors as DoorsOfService
@@ -55,14 +57,23 @@ def _check_started(request: Request) -> None:
 
 
 async def answer(
-    request: Request, tz: str, ask: Callable[..., Awaitable[BaseModel]], *arguments: Hashable
+    request: Request,
+    tz: str,
+    ask: Callable[..., Awaitable[BaseModel]],
+    *arguments: Hashable,
+    form: str | None = "json",
 ) -> Response:
-    """What a method of the service says to these arguments, of days in the zone `tz`.
+    """What a function says of the service and these arguments, of days in the zone `tz`.
 
     No dependency: a hot answer would take an eighth longer.
+
+    Args:
+        form: what the request's `format` says; the answer is JSON, or the rows of its list as CSV.
     """
     _check_started(request)
     service: AnalyticsService = request.app.state.service
+    if prefers_csv(request, form):
+        return csv_response(await ask(service, *arguments))
     answers: Answers = request.app.state.answers
     question = Question(ask.__name__, arguments, service.today(tz))
     wordings: Wordings = request.app.state.wordings
@@ -72,12 +83,17 @@ async def answer(
 
 
 async def answer_at(
-    request: Request, moment: int, ask: Callable[..., Awaitable[BaseModel]], *arguments: Hashable
+    request: Request,
+    moment: int,
+    ask: Callable[..., Awaitable[BaseModel]],
+    *arguments: Hashable,
+    form: str | None,
 ) -> Response:
-    """What a function says of the service at a moment, in seconds since 1970 UTC, and of these
-    arguments. Kept for those who ask of the same moment."""
+    """The same of a moment, in seconds since 1970 UTC. Kept for those who ask of the same one."""
     _check_started(request)
     service: AnalyticsService = request.app.state.service
+    if prefers_csv(request, form):
+        return csv_response(await ask(service, moment, *arguments))
     answers: Answers = request.app.state.answers
     question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
     body = await answers.get(question, lambda: ask(service, moment, *arguments))
@@ -88,6 +104,33 @@ def sender_of(request: Request) -> bytes | None:
     """Whose events are counted together: the SHA-256 of the key, None without one."""
     key: bytes | None = getattr(request.state, "key", None)
     return key
+
+
+def is_compared(request: Request, compare: str | None, days: int, form: str | None) -> bool:
+    """Whether the window before is asked for, too.
+
+    Raises:
+        RequestValidationError: it isn't in the store as a whole, or not what CSV has a place for.
+    """
+    if compare is None:
+        return False
+    if days > _COMPARABLE_DAYS:
+        raise _invalid(
+            "days", f"With compare, it should be less than or equal to {_COMPARABLE_DAYS}"
+        )
+    if prefers_csv(request, form):
+        raise _invalid("compare", "CSV has no place for it: ask for JSON")
+    return True
+
+
+def _invalid(parameter: str, text: str) -> RequestValidationError:
+    return RequestValidationError(
+        [{"loc": ("query", parameter), "msg": text, "type": "value_error"}]
+    )
+
+
+# Events are kept for 365 days: two windows of more would have lost some of theirs.
+_COMPARABLE_DAYS = 182
 
 
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
@@ -137,3 +180,18 @@ Zone = Annotated[
     Query(description="IANA time zone that days and hours are in.", examples=["Europe/Berlin"]),
 ]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many films.", examples=[10])]
+Compare = Annotated[
+    Literal["previous"] | None,
+    Query(
+        description="The figures of as many days before, too; `days` is at most 182 then.",
+        examples=["previous"],
+    ),
+]
+Format = Annotated[
+    Literal["json", "csv"] | None,
+    Query(
+        alias="format",
+        description="`csv`: the rows as CSV (RFC 4180) with a header. Left out, `Accept` says it.",
+        examples=["json"],
+    ),
+]

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRateError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.UnanswerableError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -187,6 +188,9 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
         members["reason"] = RejectionReason.NOT_JSON
     if isinstance(error, errors.UnexpectedBodyError):
         members["errors"] = [ProblemError(loc=["body"], msg=detail, type="unexpected_body")]
+    if isinstance(error, errors.UnanswerableError):
+        loc: list[str | int] = ["query", error.parameter]
+        members["errors"] = [ProblemError(loc=loc, msg=detail, type="unanswerable")]
     if isinstance(error, errors.EventRejectedError):
         place = ["body", error.field] if error.field else ["body"]
         members["reason"] = error.reason

@@ -59,3 +59,11 @@ class EventRejectedError(AnalyticsError):
         super().__init__(detail)
         self.reason = reason
         self.field = field
+
+
+class UnanswerableError(AnalyticsError):
+    """A question that has no answer as it was asked: which parameter to ask it with otherwise."""
+
+    def __init__(self, detail: str, parameter: str) -> None:
+        super().__init__(detail)
+        self.parameter = parameter

@@ -22,3 +22,27 @@ class Now(BaseModel):
     sessions: int = Field(description="Of all films.", examples=[5])
     viewers: int = Field(description="Distinct users in them.", examples=[4])
     movies: list[WatchedFilm] = Field(description="Most sessions first, then by id.")
+
+
+class Minutes(BaseModel):
+    time: dt.datetime = Field(
+        description="When the bucket begins, in UTC.", examples=["2026-01-20T21:00:00Z"]
+    )
+    sessions: int = Field(
+        description="Sessions with an event in one minute: the most of the bucket's minutes.",
+        examples=[5],
+    )
+
+
+class Concurrency(BaseModel):
+    hours: int = Field(examples=[24])
+    bucket_minutes: int = Field(examples=[1])
+    period_start: dt.datetime = Field(
+        description="When the first bucket begins.", examples=["2026-01-19T21:15:00Z"]
+    )
+    period_end: dt.datetime = Field(
+        description="When the last one ends, exclusive: the bucket that is now is the last.",
+        examples=["2026-01-20T21:15:00Z"],
+    )
+    items: list[Minutes]
+    total_items: int = Field(description="Buckets in `items`.", examples=[1440])

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from app.schemas.live import Now, WatchedFilm
+from app.schemas.live import Concurrency, Minutes, Now, WatchedFilm
 from app.services.analytics_service import AnalyticsService
 
 WATCHING_SECONDS = 120
@@ -29,4 +29,27 @@ async def watched_now(service: AnalyticsService, second: int) -> Now:
             )
             for row in rows
         ],
+    )
+
+
+async def concurrency(
+    service: AnalyticsService, second: int, hours: int, bucket_minutes: int
+) -> Concurrency:
+    """Sessions at a time in the last hours: whole buckets, the last of which holds the moment."""
+    length = bucket_minutes * 60
+    end = second // length * length + length
+    start = end - hours * 3600
+    rows = await service.ask("concurrency", {"start": start, "end": end, "bucket_seconds": length})
+    most = {row["bucket"]: row["most"] for row in rows}
+    items = [
+        Minutes(time=datetime.fromtimestamp(bucket, UTC), sessions=most.get(bucket, 0))
+        for bucket in range(start, end, length)
+    ]
+    return Concurrency(
+        hours=hours,
+        bucket_minutes=bucket_minutes,
+        period_start=datetime.fromtimestamp(start, UTC),
+        period_end=datetime.fromtimestamp(end, UTC),
+        items=items,
+        total_items=len(items),
     )

@@ -53,9 +53,10 @@ class Movies:
         return found
 
     async def titles(self, ids: Iterable[str]) -> Mapping[str, str | None]:
-        """The title of each of these films, or None."""
-        films = await self.films(ids)
-        return {one: film.title if film else None for one, film in films.items()}
+        """The title of each of these films, or None; in their order."""
+        wanted = list(ids)
+        films = await self.films(wanted)
+        return {one: film.title if (film := films[one]) else None for one in wanted}
 
     async def page(self, text: str, limit: int, cursor: str | None) -> CatalogPage:
         """Films by title that hold the text, from the cursor of a page before on.

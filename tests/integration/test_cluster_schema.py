@@ -85,6 +85,11 @@ VALUES: dict[str, Any] = {
     "text": "ILM 1",
     "after_title": "film 10",
     "after_id": "",
+    "block_minutes": 15,
+    "hours": list(range(0, 168, 5)),
+    "step": 300,
+    "last_position": 7000,
+    "bucket_seconds": 900,
 }
 # Asked of the node itself, not of the tables that stand for all of them.
 OF_THE_NODE = {
@@ -158,7 +163,7 @@ async def answers(store: ClickHouseClient) -> dict[str, list[Row]]:
     )
     ids = [row["id"] for row in events]
     about = {name: events[0][name] for name in ("user_id", "movie_id")}
-    values = VALUES | about | {"ids": [*ids, events[0]["movie_id"]]}
+    values = VALUES | about | {"ids": [*ids, about["movie_id"]]}
     await store.stage(
         {
             "id": Column("UUID", np.array([list(UUID(one).bytes) for one in ids], np.uint8)),
@@ -190,7 +195,8 @@ async def test_shards_together_answer_every_query_as_one_server_does(tmp_path: P
     # The comparison is of something: there are rows of each query, and there was a batch to repair.
     assert all(whole.values())
     assert {name for name in QUERIES if torn[name] != whole[name]} == {
-        "audience", "audience_counted", "peak_hours", "trends",
+        "audience", "audience_counted", "audience_total", "audience_total_counted", "peak_hours",
+        "totals", "trends", "week_audience", "week_audience_counted", "week_hours",
     }  # fmt: skip
 
     async with two_shards(tmp_path / "shards") as store:

@@ -3,17 +3,19 @@
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AfterValidator
 
-from app.api.deps import Body, Catalog, Films
+from app.api.deps import Body, Catalog, Films, Format
 from app.api.errors import described
+from app.api.tables import DESCRIBED, csv_response, prefers_csv, stream_csv
 from app.api.v1 import PREFIX
-from app.schemas.catalog import FILM, MAX_MOVIES, CatalogPage, CatalogReceipt, Movie
+from app.schemas.catalog import FILM, MAX_MOVIES, CatalogPage, CatalogReceipt, Film, Movie
 from app.services.movies import read_cursor
 
 router = APIRouter(prefix=PREFIX, tags=["catalogue"])
 
+_PAGE = 50
 _MOVIE = {"$ref": "#/components/schemas/Movie"}
 _EXAMPLE = {
     "movie_id": FILM,
@@ -65,8 +67,13 @@ async def put_movies(
     return await catalog.take(body, lines=lines)
 
 
-@router.get("/catalog/movies", responses=described(422, 500, 503))
+@router.get(
+    "/catalog/movies",
+    response_model=CatalogPage,
+    responses={**described(422, 500, 503), **DESCRIBED},
+)
 async def movies(
+    request: Request,
     films: Films,
     q: Annotated[
         str,
@@ -76,7 +83,15 @@ async def movies(
             examples=["heat"],
         ),
     ] = "",
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many films.", examples=[50])] = 50,
+    limit: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=1000,
+            description="How many films. Left out, 50, and in CSV all of them.",
+            examples=[50],
+        ),
+    ] = None,
     cursor: Annotated[
         str | None,
         AfterValidator(_readable),
@@ -86,6 +101,11 @@ async def movies(
             examples=["WyJoZWF0ICgxOTk1KSIsIjVhNGY4Y2RlLTNmMGItNWEwZS05YTRjLThkMWYwZjFmNmI3ZSJd"],
         ),
     ] = None,
-) -> CatalogPage:
+    form: Format = None,
+) -> Response | CatalogPage:
     """The films of the catalogue by title, a page at a time."""
-    return await films.page(q, limit, cursor)
+    if not prefers_csv(request, form):
+        return await films.page(q, limit or _PAGE, cursor)
+    if limit is not None:
+        return csv_response(await films.page(q, limit, cursor))
+    return stream_csv(Film, films.every(q, cursor))
