@@ -10,8 +10,9 @@ from datetime import datetime
 from app.core.clickhouse_client import ClickHouseClient, load_query
 from app.core.errors import AnalyticsError
 from app.schemas.broadcast import Snapshot, Today, Unavailable
-from app.services.analytics_service import AnalyticsService, completion_rate
+from app.services.analytics_service import AnalyticsService
 from app.services.live import watched_now
+from app.services.totals import overview
 
 logger = logging.getLogger(__name__)
 
@@ -202,23 +203,21 @@ class Broadcast:
     async def _snapshot(self, timezone: str) -> Snapshot:
         end = int(self._clock().timestamp()) + 1
         recent = {"start": end - RATE_SECONDS, "end": end}
-        now, trends, hours, [rate] = await asyncio.gather(
+        now, today, [rate] = await asyncio.gather(
             watched_now(self._service, self._service.second()),
-            self._service.get_viewing_trends(1, timezone),
-            self._service.get_peak_hours(1, timezone),
+            overview(self._service, 1, timezone, False),
             self._store.execute(load_query("events_between"), recent),
         )
-        [today] = trends.items
         return Snapshot(
             as_of=now.as_of,
             now=now.model_copy(update={"movies": now.movies[:MAX_FILMS]}),
             events_per_second=round(rate["events"] / RATE_SECONDS, 2),
             today=Today(
-                date=today.date,
-                total_views=today.starts,
+                date=today.period_end,
+                total_views=today.total_views,
                 finishes=today.finishes,
-                events_count=sum(hour.events_count for hour in hours.items),
-                unique_viewers=today.unique_users,
-                completion_rate=completion_rate(today.starts, today.finishes),
+                events_count=today.events_count,
+                unique_viewers=today.unique_viewers,
+                completion_rate=today.completion_rate,
             ),
         )

@@ -8,7 +8,16 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+/** What is drawn of a line: where it ends dotted, its area apart, which would have a seam there. */
 function dressed(line) {
+  const drawn = looking(line);
+  if (!line.open) return [drawn];
+  const area = { data: line.values, fill: "origin", backgroundColor: drawn.backgroundColor,
+    borderWidth: 0, pointRadius: 0, pointHoverRadius: 0 };
+  return [{ ...drawn, fill: false }, area];
+}
+
+function looking(line) {
   const accent = colour("--accent");
   const strong = { borderColor: accent, backgroundColor: colour("--accent-wash"), borderWidth: 2.25 };
   const looks = {
@@ -71,6 +80,7 @@ function options(spec) {
         boxWidth: 8,
         boxHeight: 8,
         usePointStyle: true,
+        filter: (item) => item.dataset.label !== undefined,
         callbacks: {
           title: ([item]) => spec.name(item.dataIndex),
           label: (item) => ` ${item.dataset.label}: ${spec.value(item.raw, item.dataIndex)}`,
@@ -111,7 +121,7 @@ function draw(canvas, spec) {
     type: "line",
     data: {
       labels: Array.from({ length: spec.count }, (_, index) => index),
-      datasets: spec.lines.map(dressed),
+      datasets: spec.lines.flatMap(dressed),
     },
     options: options(spec),
   });
@@ -162,7 +172,7 @@ export function tidy() {
 
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const one of charts) {
-    one.drawn.data.datasets = one.spec.lines.map(dressed);
+    one.drawn.data.datasets = one.spec.lines.flatMap(dressed);
     one.drawn.options = options(one.spec);
     one.drawn.update();
   }

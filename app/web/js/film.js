@@ -5,7 +5,7 @@ import { chart } from "./charts.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
 import {
-  Panel, against, choice, controls, csvButton, empty, figures, trendSpec, window_,
+  Panel, against, choice, compared, controls, csvButton, empty, figures, trendSpec, window_,
 } from "./parts.js";
 import { write } from "./place.js";
 
@@ -41,9 +41,8 @@ export function filmPage({ place, go, signal, entitle }) {
   });
 
   function refresh({ slow }) {
-    const compared = { ...window_(place), compare: "previous" };
     const work = [
-      summary.show((s) => get(`${path}/stats`, compared, s), (answer) => {
+      summary.show((s) => get(`${path}/stats`, compared(place), s), (answer) => {
         if (answer.title) {
           heading.textContent = answer.title;
           entitle(answer.title);
@@ -55,7 +54,7 @@ export function filmPage({ place, go, signal, entitle }) {
           `${format.days(answer.period_start, answer.period_end)} ${against(answer)}`;
         return filmFigures(answer);
       }, signal),
-      trend.show((s) => get(`${path}/trends`, compared, s),
+      trend.show((s) => get(`${path}/trends`, window_(place), s),
         (answer) => chart(trendSpec(answer, metric, METRICS[metric])), signal),
     ];
     if (slow) {

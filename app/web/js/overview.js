@@ -5,7 +5,7 @@ import { chart } from "./charts.js";
 import { h, styled, unseen } from "./dom.js";
 import * as format from "./format.js";
 import {
-  Panel, against, choice, controls, csvButton, empty, figures, film, table, trendSpec, window_,
+  Panel, against, choice, compared, controls, csvButton, empty, figures, film, table, trendSpec, window_,
 } from "./parts.js";
 import { METRICS, write } from "./place.js";
 
@@ -47,17 +47,17 @@ export function overview({ place, go, signal }) {
   const drawSummary = () => summaryFigures(counts, watched);
 
   function refresh({ slow }) {
-    const compared = { ...window_(place), compare: "previous" };
+    const window = compared(place);
     const work = [
-      summary.show((s) => get("/overview", compared, s), (answer) => {
+      summary.show((s) => get("/overview", window, s), (answer) => {
         counts = answer;
         control.period.textContent =
           `${format.days(answer.period_start, answer.period_end)} ${against(answer)}`;
         return drawSummary();
       }, signal),
-      trend.show((s) => get("/trends", compared, s),
+      trend.show((s) => get("/trends", window, s),
         (answer) => chart(trendSpec(answer, place.metric, METRICS[place.metric])), signal),
-      popular.show((s) => get("/content/popular", { ...compared, limit: 10 }, s),
+      popular.show((s) => get("/content/popular", { ...window, limit: 10 }, s),
         (answer) => popularFilms(answer, place), signal),
     ];
     if (slow) {
@@ -68,7 +68,7 @@ export function overview({ place, go, signal }) {
         }, signal),
         concurrency.show((s) => get("/concurrency", { hours: 24, bucket_minutes: 15 }, s),
           (answer) => atTheSameTime(answer, place), signal),
-        get("/watch-time", compared, signal).then((answer) => {
+        get("/watch-time", window, signal).then((answer) => {
           watched = answer;
           if (counts && !signal.aborted) summary.body.replaceChildren(drawSummary());
         }).catch(() => {}),

@@ -37,6 +37,7 @@ export class Panel {
       if (signal.aborted) return;
       this.body.replaceChildren(...[draw(answer)].flat());
       this.filled = true;
+      this.body.classList.add("filled");
       this.element.classList.remove("stale");
       tidy();
     } catch (error) {
@@ -159,7 +160,12 @@ export function controls(place, go) {
   };
 }
 
+// Of a longer period the one before is not kept as a whole.
+const LONGEST_COMPARED = 182;
+
 export const window_ = (place) => ({ days: place.days, tz: place.tz });
+export const compared = (place) =>
+  place.days > LONGEST_COMPARED ? window_(place) : { ...window_(place), compare: "previous" };
 
 /** What a film or a page compares with: "against 13 – 19 Nov 2026". */
 export const against = (answer) =>
