@@ -33,15 +33,20 @@ FILMS = (
 )  # fmt: skip
 DAYS = 56
 BATCH = 5_000
-PICTURES: dict[str, dict[str, Any]] = {
-    "page-light": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"},
-    "page-dark": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"},
-    "page-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
-}
 
 
 def named(kind: str, number: int) -> str:
     return str(uuid5(SPACE, f"{kind} {number}"))
+
+
+WIDE = {"viewport": {"width": 1000, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}}
+PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "page-light": ("/", {**WIDE, "color_scheme": "light"}),
+    "page-dark": ("/", {**WIDE, "color_scheme": "dark"}),
+    "page-phone": ("/", {**PHONE, "color_scheme": "light"}),
+    "page-of-a-film": (f"/films/{named('film', 0)}", {**WIDE, "color_scheme": "light"}),
+}
 
 
 def length(film: int) -> int:
@@ -54,12 +59,12 @@ def viewing(now: datetime) -> Iterator[dict[str, Any]]:
     number = 0
     for back in range(DAYS, -1, -1):
         day = midnight - timedelta(days=back)
-        busy = 75 + 45 * (day.weekday() >= 4) + 30 * math.sin(back / 6) - back / 2
-        for _ in range(int(busy + dice.uniform(-12, 12))):
-            hour = min(max(dice.gauss(19.2, 3.4 if day.weekday() < 5 else 5.2), 0), 23.9)
+        busy = 150 + 70 * (day.weekday() >= 4) + 40 * math.sin(back / 6) - back
+        for _ in range(int(busy + dice.uniform(-20, 20))):
+            hour = dice.gauss(18.4, 3 if day.weekday() < 5 else 4.6) % 24
             number += 1
             yield from sitting(dice, number, day + timedelta(hours=hour), now)
-    for _ in range(64):
+    for _ in range(30):
         number += 1
         began = now - timedelta(seconds=dice.randint(60, 4_000))
         yield from sitting(dice, number, began, now, stays=True)
@@ -72,7 +77,7 @@ def sitting(
     end = length(film)
     watched = end if stays or dice.random() < 0.62 else int(end * dice.random() ** 1.4)
     about = {
-        "user_id": named("viewer", int(dice.triangular(0, 420, 60))),
+        "user_id": named("viewer", int(dice.triangular(0, 3_000, 200))),
         "movie_id": named("film", film),
         "session_id": named("session", number),
     }
@@ -105,15 +110,12 @@ def sitting(
 def take(url: str, folder: Path, chromium: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, options in PICTURES.items():
+        for name, (path, options) in PICTURES.items():
             page = browser.new_page(**options, reduced_motion="reduce", timezone_id="Europe/Berlin")
-            page.goto(f"{url}/?days=28")
+            page.goto(f"{url}{path}?days=28")
             expect(page.locator('[aria-busy="true"]')).to_have_count(0, timeout=30_000)
             expect(page.locator("#status")).to_have_text("Live")
             page.screenshot(path=folder / f"{name}.png", full_page=True)
-            page.goto(f"{url}/films/{named('film', 0)}?days=28")
-            expect(page.locator('[aria-busy="true"]')).to_have_count(0, timeout=30_000)
-            page.screenshot(path=folder / f"{name.replace('page', 'film')}.png", full_page=True)
         browser.close()
 
 
