@@ -109,7 +109,9 @@ def sitting(
 
 def take(url: str, folder: Path, chromium: str) -> None:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-lcd-text"]
+        )
         for name, (path, options) in PICTURES.items():
             page = browser.new_page(**options, reduced_motion="reduce", timezone_id="Europe/Berlin")
             page.goto(f"{url}{path}?days=28")
