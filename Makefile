@@ -18,7 +18,7 @@ LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .PHONY: help install run demo stop kafka kafka-stop test chaos overload audit bench lint types check test-events \
-	docker-up docker-down logs lock clean
+	screenshots definitions docker-up docker-down logs lock clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -71,6 +71,12 @@ overload: install  ## Ten times the load that the machine can take, for a minute
 
 bench: install  ## Measure everything side by side, and write benchmarks/RESULTS.md; FLAGS="--only …"
 	@$(BIN)/python -m benchmarks $(FLAGS)
+
+screenshots: install  ## Take the pictures of the page in docs/, with Chromium
+	@$(BIN)/python -m tests.screenshots
+
+definitions:  ## Bring the page's definitions to those of the README
+	@awk '/^## / { wanted = ($$0 == "## Figures"); next } wanted' README.md >app/web/definitions.md
 
 lint: install  ## Check format and style
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .

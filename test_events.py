@@ -15,6 +15,7 @@ import csv
 import hashlib
 import os
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -57,6 +58,20 @@ DEVICES = ("tv", "browser", "phone", "tablet")
 HOURS = (6, 4, 2, 1, 1, 1, 2, 3, 4, 5, 6, 7, 9, 9, 9, 10, 12, 16, 24, 34, 40, 38, 26, 12)
 
 T = TypeVar("T")
+
+# Titles of made-up films: two words each.
+FIRST_WORDS = (
+    "Silent", "Golden", "Distant", "Broken", "Endless", "Hidden", "Crimson", "Frozen", "Paper",
+    "Midnight", "Wild", "Gentle", "Burning", "Forgotten", "Electric", "Hollow", "Velvet", "Lonely",
+    "Northern", "Second",
+)  # fmt: skip
+SECOND_WORDS = (
+    "Harbour", "Summer", "Promise", "River", "Orchard", "Signal", "Kingdom", "Letter", "Mirror",
+    "Voyage", "Garden", "Witness", "Winter", "Station", "Island", "Waltz", "Tower", "Stranger",
+    "Morning", "Thunder",
+)  # fmt: skip
+GENRES = ("Action", "Comedy", "Crime", "Documentary", "Drama", "Romance", "Sci-Fi", "Thriller")
+TITLES_AT_ONCE = 5_000
 
 # Another value would make every user, film and event a new one.
 NAMESPACE = UUID("3c1f9f0a-6f0e-5d43-9a55-0b7d4f2c8e61")
@@ -110,6 +125,16 @@ KAFKA = {
 }
 
 
+class Film(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A film as the catalogue takes it."""
+
+    movie_id: UUID
+    title: str
+    duration_seconds: int
+    genres: list[str] = []
+    released: int | None = None
+
+
 class Moment(NamedTuple):
     """What a player reports, `after` so many seconds of its session."""
 
@@ -143,14 +168,14 @@ class Plan:
     Attributes:
         too_old: ratings left out because no window of the service reaches them.
         days: the window, today included, that holds all starts.
-        names: for a replay, what to call each film.
+        films: what is known of the films, by their ids.
     """
 
     sessions: Iterator[Session]
     count: int
     days: int
     too_old: int = 0
-    names: dict[UUID, str] = field(default_factory=dict)
+    films: dict[UUID, Film] = field(default_factory=dict)
 
 
 @dataclass
@@ -249,7 +274,23 @@ def sample_plan(*, users: int, movies: int, sessions: int, days: int, seed: int,
             starts[number], uuid5(NAMESPACE, f"{run}:{number}"), user_id, movie_id, moments
         )
 
-    return Plan(map(session, range(sessions)), sessions, days)
+    films = {movie_uuid(f"sample-{rank}"): made_up_film(rank) for rank in set(ranks)}
+    return Plan(map(session, range(sessions)), sessions, days, films=films)
+
+
+def made_up_film(rank: int) -> Film:
+    """The film that is watched most after `rank` - 1 others; each has another title."""
+    number, first = divmod(rank - 1, len(FIRST_WORDS))
+    number, second = divmod(number, len(SECOND_WORDS))
+    second = (first + second) % len(SECOND_WORDS)
+    movie_id = movie_uuid(f"sample-{rank}")
+    return Film(
+        movie_id,
+        f"{FIRST_WORDS[first]} {SECOND_WORDS[second]}" + (f" {number + 1}" if number else ""),
+        film_seconds(movie_id),
+        sorted({GENRES[movie_id.int % 8], GENRES[movie_id.int // 8 % 8]}),
+        1950 + movie_id.int % 75,
+    )
 
 
 def replay_plan(ratings: Iterable[Rating], *, squeeze: int | None, seed: int, now: int) -> Plan:
@@ -274,7 +315,11 @@ def replay_plan(ratings: Iterable[Rating], *, squeeze: int | None, seed: int, no
         count=len(kept),
         days=squeeze or today - kept[0][0] // DAY + 1,
         too_old=len(moved) - len(kept),
-        names={movie_uuid(rating.movie): rating.movie for _, rating in kept},
+        films={
+            movie_id: Film(movie_id, f"MovieLens film {movie}", film_seconds(movie_id))
+            for movie in {rating.movie for _, rating in kept}
+            for movie_id in [movie_uuid(movie)]
+        },
     )
 
 
@@ -369,9 +414,21 @@ def read_ratings(path: Path) -> list[Rating]:
     return ratings
 
 
-def read_titles(path: Path) -> dict[UUID, str]:
-    columns = read_columns(path, ("movieId", "title"))
-    return {movie_uuid(movie): title for _, (movie, title) in columns}
+# "Heat (1995)", and spaces after it here and there.
+YEAR = re.compile(r"\(([0-9]{4})\)\s*\Z")
+
+
+def read_films(path: Path) -> list[Film]:
+    """The films of a MovieLens movies.csv; those without a title are left out."""
+    films = []
+    for _, (movie, title, genres) in read_columns(path, ("movieId", "title", "genres")):
+        movie_id = movie_uuid(movie)
+        year = YEAR.search(title)
+        known = genres.split("|") if genres and not genres.startswith("(") else []
+        released = int(year[1]) or None if year else None
+        if title.strip():
+            films.append(Film(movie_id, title.strip(), film_seconds(movie_id), known, released))
+    return films
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -408,6 +465,14 @@ class Receipt(msgspec.Struct):
     stored: int = 0
     duplicates: int = 0
     rejections: list[Rejection] = []
+
+
+class RejectedFilm(msgspec.Struct):
+    detail: str
+
+
+class CatalogReceipt(msgspec.Struct):
+    rejections: list[RejectedFilm]
 
 
 class Partition(msgspec.Struct):
@@ -465,6 +530,17 @@ class Service:
         query = {"days": days, "tz": "UTC", "limit": TOP}
         content = await self.ask("GET", "/api/v1/analytics/content/popular", params=query)
         return [(film.movie_id, film.total_views) for film in self.read(content, Popular).items]
+
+    async def name(self, films: Sequence[Film]) -> None:
+        """Put films into the catalogue; those that are there are replaced."""
+        kind = {"Content-Type": "application/x-ndjson"}
+        for start in range(0, len(films), TITLES_AT_ONCE):
+            body = msgspec.json.Encoder().encode_lines(films[start : start + TITLES_AT_ONCE])
+            content = await self.ask(
+                "PUT", "/api/v1/analytics/catalog/movies", content=body, headers=kind
+            )
+            if rejections := self.read(content, CatalogReceipt).rejections:
+                raise Failure(f"a title was not taken: {rejections[0].detail}")
 
     async def ask(self, method: str, path: str, **options: Any) -> bytes:
         """Ask until there is an answer other than 503. Events may be sent again: ids tell."""
@@ -663,7 +739,8 @@ def comparison(plan: Plan, starts: Counter[UUID], answer: Sequence[tuple[UUID, i
         if place >= len(films):
             return " " * 44
         movie, views = films[place]
-        return f"{plan.names.get(movie, str(movie))[:36]:<36} {views:>7,}"
+        name = plan.films[movie].title if movie in plan.films else str(movie)
+        return f"{name[:36]:<36} {views:>7,}"
 
     lines = [
         f"Most watched in the last {plan.days} days",
@@ -687,6 +764,9 @@ async def run(flags: argparse.Namespace, plan: Plan, now: int) -> int:
     sender = SENDERS[flags.via](service, flags)
     try:
         await sender.start()
+        # By HTTP in any case; from Kafka the service may take its events later.
+        if await service.answers():
+            await service.name(list(plan.films.values()))
         began = time.monotonic()
         # disable=None: no bar where stderr is not a terminal.
         with tqdm(plan.sessions, total=plan.count, unit=" sessions", disable=None) as sessions:
@@ -713,14 +793,23 @@ SENDERS: dict[str, Callable[[Service, argparse.Namespace], Sender]] = {
 
 def plan_of(flags: argparse.Namespace, now: int) -> Plan:
     if flags.ratings is None:
-        if flags.movies_file or flags.compress_to_days:
-            raise UsageError("--movies-file and --compress-to-days go with --ratings")
+        if flags.compress_to_days:
+            raise UsageError("--compress-to-days goes with --ratings")
         sizes = {name: getattr(flags, name) for name in ("users", "movies", "sessions", "days")}
-        return sample_plan(**sizes, seed=flags.seed, now=now)
+        plan = sample_plan(**sizes, seed=flags.seed, now=now)
+        if flags.movies_file:  # its first films lend their titles, the most watched of all first
+            plan.films.update(
+                (movie_id, msgspec.structs.replace(film, movie_id=movie_id))
+                for rank, film in enumerate(read_films(flags.movies_file), 1)
+                for movie_id in [movie_uuid(f"sample-{rank}")]
+                if movie_id in plan.films
+            )
+        return plan
     ratings = read_ratings(flags.ratings)
     plan = replay_plan(ratings, squeeze=flags.compress_to_days, seed=flags.seed, now=now)
     if flags.movies_file:
-        plan.names.update(read_titles(flags.movies_file))
+        known = {film.movie_id: film for film in read_films(flags.movies_file)}
+        plan.films.update({one: known[one] for one in plan.films if one in known})
     return plan
 
 
@@ -791,9 +880,14 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=7,
         help="UTC days, today the last (%(default)s)",
     )
+    parser.add_argument(
+        "--movies-file",
+        type=Path,
+        metavar="FILE",
+        help="a MovieLens movies.csv: titles of the films, that of --ratings or any",
+    )
     replay = parser.add_argument_group("replay of MovieLens ratings")
     replay.add_argument("--ratings", type=Path, metavar="FILE", help="a ratings.csv")
-    replay.add_argument("--movies-file", type=Path, metavar="FILE", help="its movies.csv: titles")
     replay.add_argument(
         "--compress-to-days",
         type=whole(2, LONGEST_WINDOW),

@@ -17,10 +17,9 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import health, metrics
+from app.api import health, metrics, pages
 from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
 from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
 from app.api.edge import Protocol
@@ -28,31 +27,43 @@ from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.limits import RequestLimitsMiddleware
 from app.api.observe import ObserveMiddleware, Observer
-from app.api.v1.endpoints import admin, analytics, events, ingestion, users
+from app.api.sockets import SocketProtocol
+from app.api.v1.endpoints import (
+    admin,
+    analytics,
+    broadcast,
+    events,
+    films,
+    ingestion,
+    live,
+    movies,
+    users,
+)
 from app.api.v1.endpoints.events import event_schemas
+from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.core.keys import KeyClass, Keyring, parse_keys
 from app.core.measures import Measures
 from app.ingest.audit import Auditor
+from app.ingest.catalog import Catalog
 from app.ingest.doors import Doors
 from app.ingest.erasure import Eraser
 from app.ingest.export import Export
 from app.ingest.intake import Intake
 from app.ingest.rate import EventRate
-from app.ingest.writer import opened_writer
+from app.ingest.writer import Writer, opened_writer
 from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
+from app.services.broadcast import Broadcast
+from app.services.movies import Movies
 
 VERSION = "0.1.0"
 
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
-
-# Of a WebSocket; its clients have nothing to say.
-_MESSAGE_BYTES = 64 * 1024
 
 # uvicorn's own.
 _TICKS_A_SECOND = 10
@@ -95,24 +106,25 @@ def create_app(
     app.state.measures = Measures(VERSION, engine)
     app.state.scrapes = metrics.Scrapes(app.state.measures, settings, app.state)
     app.state.observer = Observer(app.state.measures, log_requests=settings.log_requests)
+    app.state.broadcast = None
     for router in (
         analytics.router,
+        films.router,
+        live.router,
+        movies.router,
         events.router,
         ingestion.router,
         admin.router,
         users.router,
         health.router,
         metrics.router,
+        broadcast.router,
+        pages.router,
     ):
         app.router.routes.extend(router.routes)
     _add_middleware(app, settings, clock)
     install_error_handlers(app)
     _describe_events(app)
-
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     return app
 
 
@@ -172,9 +184,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.writer = writer
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
-        state.service = AnalyticsService(store, state.clock)
         most = settings.clickhouse_readers + settings.clickhouse_query_queue
-        state.answers = Answers(lambda: writer.version, store.gate, most)
         state.export = Export(store, writer.tombstones)
         state.eraser = Eraser(store, writer, state.clock)
         stack.push_async_callback(state.eraser.close)
@@ -184,17 +194,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             lambda: writer.retention.first_whole_day(state.clock()),
             state.clock,
         )
+        catalog = Catalog(store, state.clock)
+        state.catalog = catalog
+        state.service = AnalyticsService(store, state.clock, Movies(store, lambda: catalog.version))
+        state.answers = Answers(lambda: _version(writer, catalog), store.gate, most)
         state.wordings = Wordings()
+        state.broadcast = Broadcast(state.service, store, state.clock, lambda: writer.version)
+        stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)
             state.kafka.start()
         state.doors = Doors(state.intake.tally, state.kafka, state.clock())
         state.ready = True
-        logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
+        logger.info("ready: http://%s:%d/", settings.host, settings.port)
         yield
         state.ready = False
         logger.info("stopping: nothing is under way any more")
+
+
+def _version(writer: Writer, catalog: Catalog) -> int | None:
+    """Another number after each change of what answers are made of; None if others change it."""
+    return None if writer.version is None else writer.version + catalog.version
 
 
 def _describe_events(app: FastAPI) -> None:
@@ -203,7 +224,7 @@ def _describe_events(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         description = generate()
-        description["components"]["schemas"].update(event_schemas())
+        description["components"]["schemas"].update(event_schemas() | movie_schemas())
         describe_access(description, app.state.rules)
         return description
 
@@ -231,6 +252,9 @@ class _Server(uvicorn.Server):
         if self._app.state.kafka is not None:
             # At once, not after the last request: others of the group can take over meanwhile.
             self._loop.call_soon_threadsafe(self._app.state.kafka.request_stop)
+        if self._app.state.broadcast is not None:
+            # Before uvicorn closes what is open: clients are told that they may come again.
+            self._loop.call_soon_threadsafe(self._app.state.broadcast.stop)
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -261,12 +285,14 @@ async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     config = uvicorn.Config(
         app,
         http=Protocol,
+        ws=SocketProtocol,
+        ws_max_size=1024,  # clients have nothing to say
+        ws_per_message_deflate=False,  # it costs more memory, for each client, than it is worth
         lifespan="off",  # it is entered here, so that a failed start ends in one line
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
-        ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
     listeners += [listeners[0].dup() for _ in range(_LISTENERS - 1)]

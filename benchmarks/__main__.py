@@ -40,6 +40,7 @@ TITLES = {
     "start": "Start",
     "counting_errors": "Counting errors after 20 kills",
     "memory": "Memory",
+    "page": "The page",
 }
 # What differs from the defaults of a benchmark that is run alone.
 ENVIRONMENT = {"start": {"BENCH_EVENTS": "100000000"}}

@@ -23,6 +23,7 @@ from app.ingest.events import Event, Events
 from app.ingest.writer import Writer, opened_writer
 from app.schemas.events import EventType
 from app.services.analytics_service import AnalyticsService
+from app.services.movies import Movies
 from benchmarks.harness import Measured, compared, standalone
 from tests.support.native_server import native_server
 
@@ -76,7 +77,10 @@ async def _measure(times: int, folder: Path) -> list[Measured]:
                 await stack.enter_async_context(opened_writer(one, lambda: datetime.now(UTC)))
                 for one in places
             ]
-            services = [AnalyticsService(store, lambda: datetime.now(UTC)) for store, _ in opened]
+            services = [
+                AnalyticsService(store, lambda: datetime.now(UTC), Movies(store, lambda: 0))
+                for store, _ in opened
+            ]
             for size in SIZES:
                 taken: tuple[list[float], list[float]] = ([], [])
                 for _ in range(times):

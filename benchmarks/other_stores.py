@@ -38,6 +38,7 @@ import duckdb
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.services.analytics_service import AnalyticsService
+from app.services.movies import Movies
 from app.services.window import last_days
 from benchmarks.dataset import kept_stores, opened, viewers
 from benchmarks.harness import Measured, figure, in_turns, seconds, standalone
@@ -418,7 +419,7 @@ def measure(rounds: int) -> list[Measured]:
         csv.unlink()
 
         def ours(question: str, user: UUID) -> Answer:
-            service = AnalyticsService(store, lambda: now)
+            service = AnalyticsService(store, lambda: now, Movies(store, lambda: 0))
             return runner.run(ask_service(service, question, user))
 
         def events_alone(question: str, user: UUID) -> Answer:

@@ -42,6 +42,7 @@ from app.core.errors import StoreError
 from app.core.schema import schema_statements
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
+from app.services.movies import Movies
 
 TOPICS = ("stream.start", "stream.progress", "stream.stop")
 TYPES = {"stream_start": "start", "stream_progress": "progress", "stream_stop": "finish"}
@@ -123,7 +124,7 @@ class ConfiguredClickHouse(EmbeddedClickHouse):
 class LiteralAnswers(AnalyticsService):
     """From the rollups of `literal_schema`, in UTC only."""
 
-    async def _ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
+    async def ask(self, query: str, parameters: Mapping[str, Any]) -> list[Row]:
         sql = {"trends": TRENDS_FROM_EVENTS, "peak_hours": PEAK_HOURS_FROM_EVENTS}.get(query)
         if sql is None:
             sql = load_query(query).replace("uniqMerge(", "sum(")
@@ -231,7 +232,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         else:
             await store.ensure_tables()
         app.state.store = store
-        app.state.service = answers(store, lambda: datetime.now(UTC))
+        app.state.service = answers(store, lambda: datetime.now(UTC), Movies(store, lambda: 0))
         app.state.answers = Answers(lambda: None)
         app.state.wordings = Wordings()
         reading = asyncio.create_task(READING[rival](settings, store))

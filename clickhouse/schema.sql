@@ -271,3 +271,23 @@ ENGINE = ReplacingMergeTree
 ORDER BY user_hash
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;
+
+
+-- What films are called, and how long they are: the catalogue, as it was last sent.
+CREATE TABLE IF NOT EXISTS movies
+(
+    movie_id         UUID,
+    title            String,
+    -- NULL is "not known", in both columns that may be.
+    duration_seconds Nullable(UInt32),
+    genres           Array(String),
+    released         Nullable(UInt16),
+    -- Greater than those of before: readers take a film's row with the greatest, merged or not.
+    version          UInt64
+)
+-- A film that is sent again replaces itself; so no partitions, which are never merged together.
+ENGINE = ReplacingMergeTree
+ORDER BY movie_id
+-- As durable as the events: what was answered with a receipt is on the disk.
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 480;

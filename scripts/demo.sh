@@ -90,17 +90,18 @@ import sys
 
 answer = json.loads(sys.argv[1])
 print(f"Popular films, {answer['period_start']} to {answer['period_end']}:")
-print(f"{'':>4}  {'movie':36}  {'views':>7}  {'viewers':>7}  {'completion':>10}")
+print(f"{'':>4}  {'film':36}  {'views':>7}  {'viewers':>7}  {'completion':>10}")
 for rank, film in enumerate(answer["items"], 1):
     print(
-        f"{rank:>4}  {film['movie_id']}  {film['total_views']:>7}  "
+        f"{rank:>4}  {(film['title'] or film['movie_id'])[:36]:36}  {film['total_views']:>7}  "
         f"{film['unique_viewers']:>7}  {film['completion_rate']:>8.2f} %"
     )
 PYTHON
 echo
-echo "The service goes on running: $URL/docs"
+echo "The service goes on running. Its API: $URL/docs"
 if running "$(cat "$PID_FILE" 2>/dev/null || true)"; then
     echo "To stop it: make stop (its log: $SERVICE_LOG)"
 else
     echo "It was started by something else than make demo: stop it there."
 fi
+echo "Its page: $URL/"

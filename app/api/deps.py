@@ -1,14 +1,17 @@
 """What an endpoint may be given."""
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel
 
 from app.api.hot import Question, Wordings
+from app.api.tables import csv_response, prefers_csv
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
 from app.ingest.audit import Auditor
+from app.ingest.catalog import Catalog as CatalogOfService
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.erasure import Eraser as EraserOfService
 from app.ingest.export import Export as ExportOfService
@@ -16,6 +19,7 @@ from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
+from app.services.movies import Movies
 from app.services.window import load_zone
 
 # A client that is still sending doesn't read our answer: this much more is let in and thrown away.
@@ -56,15 +60,24 @@ def _check_started(request: Request) -> None:
 
 
 async def answer(
-    request: Request, tz: str, ask: Callable[..., Awaitable[BaseModel]], *arguments: Hashable
+    request: Request,
+    tz: str,
+    ask: Callable[..., Awaitable[BaseModel]],
+    *arguments: Hashable,
+    form: str | None = "json",
 ) -> Response:
-    """What a method of the service says to these arguments, of days in the zone `tz`.
+    """What a function says of the service and these arguments, of days in the zone `tz`.
 
     No dependency: a hot answer would take an eighth longer.
+
+    Args:
+        form: what the request's `format` says; the answer is JSON, or the rows of its list as CSV.
     """
     _check_started(request)
     service: AnalyticsService = request.app.state.service
     answers: Answers = request.app.state.answers
+    if prefers_csv(request, form):
+        return csv_response(await answers.compute(lambda: ask(service, *arguments)))
     question = Question(ask.__name__, arguments, service.today(tz))
     wordings: Wordings = request.app.state.wordings
     wordings.learn(request.scope, tz, question)
@@ -72,10 +85,55 @@ async def answer(
     return Response(body, media_type="application/json")
 
 
+async def answer_at(
+    request: Request,
+    moment: int,
+    ask: Callable[..., Awaitable[BaseModel]],
+    *arguments: Hashable,
+    form: str | None,
+) -> Response:
+    """The same of a moment, in seconds since 1970 UTC. Kept for those who ask of the same one."""
+    _check_started(request)
+    service: AnalyticsService = request.app.state.service
+    answers: Answers = request.app.state.answers
+    if prefers_csv(request, form):
+        return csv_response(await answers.compute(lambda: ask(service, moment, *arguments)))
+    question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
+    body = await answers.get(question, lambda: ask(service, moment, *arguments))
+    return Response(body, media_type="application/json")
+
+
 def sender_of(request: Request) -> bytes | None:
     """Whose events are counted together: the SHA-256 of the key, None without one."""
     key: bytes | None = getattr(request.state, "key", None)
     return key
+
+
+def is_compared(request: Request, compare: str | None, days: int, form: str | None) -> bool:
+    """Whether the window before is asked for, too.
+
+    Raises:
+        RequestValidationError: it isn't in the store as a whole, or not what CSV has a place for.
+    """
+    if compare is None:
+        return False
+    if days > _COMPARABLE_DAYS:
+        raise _invalid(
+            "days", f"With compare, it should be less than or equal to {_COMPARABLE_DAYS}"
+        )
+    if prefers_csv(request, form):
+        raise _invalid("compare", "CSV has no place for it: ask for JSON")
+    return True
+
+
+def _invalid(parameter: str, text: str) -> RequestValidationError:
+    return RequestValidationError(
+        [{"loc": ("query", parameter), "msg": text, "type": "value_error"}]
+    )
+
+
+# Events are kept for 365 days: two windows of more would have lost some of theirs.
+_COMPARABLE_DAYS = 182
 
 
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
@@ -110,12 +168,31 @@ async def _export(request: Request) -> ExportOfService:
     return export
 
 
+async def _service(request: Request) -> AnalyticsService:
+    _check_started(request)
+    service: AnalyticsService = request.app.state.service
+    return service
+
+
+async def _movies(service: Annotated[AnalyticsService, Depends(_service)]) -> Movies:
+    return service.movies
+
+
+async def _catalog(request: Request) -> CatalogOfService:
+    _check_started(request)
+    catalog: CatalogOfService = request.app.state.catalog
+    return catalog
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
 Eraser = Annotated[EraserOfService, Depends(_eraser)]
 Export = Annotated[ExportOfService, Depends(_export)]
 Auditing = Annotated[Auditor, Depends(_auditor)]
+Service = Annotated[AnalyticsService, Depends(_service)]
+Films = Annotated[Movies, Depends(_movies)]
+Catalog = Annotated[CatalogOfService, Depends(_catalog)]
 
 Days = Annotated[
     int,
@@ -134,5 +211,20 @@ LastDays = Annotated[
         le=3650,
         description="UTC days, today the last, as far as events are kept.",
         examples=[90],
+    ),
+]
+Compare = Annotated[
+    Literal["previous"] | None,
+    Query(
+        description="The figures of as many days before, too; `days` is at most 182 then.",
+        examples=["previous"],
+    ),
+]
+Format = Annotated[
+    Literal["json", "csv"] | None,
+    Query(
+        alias="format",
+        description="`csv`: the rows as CSV (RFC 4180) with a header. Left out, `Accept` says it.",
+        examples=["json"],
     ),
 ]

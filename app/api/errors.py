@@ -27,6 +27,7 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRateError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UnderWayError: HTTPStatus.CONFLICT,
+    errors.UnanswerableError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -192,6 +193,9 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
         members["reason"] = RejectionReason.NOT_JSON
     if isinstance(error, errors.UnexpectedBodyError):
         members["errors"] = [ProblemError(loc=["body"], msg=detail, type="unexpected_body")]
+    if isinstance(error, errors.UnanswerableError):
+        loc: list[str | int] = ["query", error.parameter]
+        members["errors"] = [ProblemError(loc=loc, msg=detail, type="unanswerable")]
     if isinstance(error, errors.EventRejectedError):
         place = ["body", error.field] if error.field else ["body"]
         members["reason"] = error.reason

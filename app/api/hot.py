@@ -65,9 +65,17 @@ class HotAnswerMiddleware:
 
 def _kept(scope: Scope) -> bytes | None:
     state = scope["app"].state
-    if not state.ready:
+    if not state.ready or _names_csv(scope):
         return None
     wordings: Wordings = state.wordings
     answers: Answers = state.answers
     question = wordings.question(scope, state.service)
     return None if question is None else answers.kept(question)
+
+
+def _names_csv(scope: Scope) -> bool:
+    """Whether another form than JSON may be wanted. What is kept is JSON."""
+    for name, value in scope["headers"]:
+        if name == b"accept":
+            return b"csv" in value.lower()
+    return False

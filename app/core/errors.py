@@ -71,3 +71,11 @@ class EventRejectedError(AnalyticsError):
 
 class UserErasedError(AnalyticsError):
     """Events are of a user who was erased meanwhile. They have to be looked at again."""
+
+
+class UnanswerableError(AnalyticsError):
+    """A question that has no answer as it was asked: which parameter to ask it with otherwise."""
+
+    def __init__(self, detail: str, parameter: str) -> None:
+        super().__init__(detail)
+        self.parameter = parameter

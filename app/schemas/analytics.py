@@ -1,7 +1,7 @@
 """The answers to queries, as they go over the wire."""
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -31,16 +31,44 @@ class Period(BaseModel):
     timezone: str = Field(description="The zone that the days are in.", examples=["UTC"])
 
 
+Title = Annotated[
+    str | None,
+    Field(description="Null when the catalogue doesn't have the film.", examples=["Heat (1995)"]),
+]
+
+
+class PreviousPeriod(BaseModel):
+    """The window of as many days before the one that was asked for."""
+
+    period_start: dt.date = Field(description="Its first day.", examples=["2026-01-07"])
+    period_end: dt.date = Field(description="Its last day.", examples=["2026-01-13"])
+
+
+def previous_field(text: str) -> Any:
+    """A field that is there when it was asked for."""
+    return Field(
+        None,
+        description=f"With `compare=previous`: {text}",
+        exclude_if=lambda previous: previous is None,
+    )
+
+
 class PopularFilm(BaseModel):
     movie_id: UUID = Field(examples=[FILM])
+    title: Title
     total_views: int = Field(description="Start events.", examples=[19])
     unique_viewers: int = Field(description="Distinct users over all events.", examples=[9])
     completion_rate: CompletionRate
 
 
+class PreviousPopular(PreviousPeriod):
+    items: list[PopularFilm]
+
+
 class PopularContent(Period):
     items: list[PopularFilm]
     total_items: int = Field(description="Films in `items`.", examples=[1])
+    previous: PreviousPopular | None = previous_field("what the same films had, in the same order.")
 
 
 class UserStats(Period):
@@ -53,6 +81,7 @@ class UserStats(Period):
     most_watched_movie_id: UUID | None = Field(
         description="The film with the greatest watch time; null without events.", examples=[FILM]
     )
+    most_watched_movie_title: Title
 
 
 class TrendDay(BaseModel):
@@ -63,9 +92,14 @@ class TrendDay(BaseModel):
     unique_movies: int = Field(description="Distinct films over all events.", examples=[14])
 
 
+class PreviousTrends(PreviousPeriod):
+    items: list[TrendDay]
+
+
 class ViewingTrends(Period):
     items: list[TrendDay]
     total_items: int = Field(description="Days in `items`: `period_days`.", examples=[7])
+    previous: PreviousTrends | None = previous_field("the days of the window before.")
 
 
 class PeakHour(BaseModel):
@@ -77,3 +111,61 @@ class PeakHour(BaseModel):
 class PeakHours(Period):
     items: list[PeakHour]
     total_items: int = Field(description="Hours in `items`: 24.", examples=[24])
+
+
+class OverviewFigures(BaseModel):
+    total_views: int = Field(description="Start events.", examples=[211])
+    finishes: int = Field(description="Finish events.", examples=[130])
+    events_count: int = Field(description="Events of all kinds.", examples=[4011])
+    unique_viewers: int = Field(description="Distinct users over all events.", examples=[10])
+    unique_movies: int = Field(description="Distinct films over all events.", examples=[20])
+    completion_rate: CompletionRate
+
+
+class PreviousOverview(OverviewFigures, PreviousPeriod):
+    pass
+
+
+class Overview(OverviewFigures, Period):
+    previous: PreviousOverview | None = previous_field("the figures of the window before.")
+
+
+class PreviousWatchTime(PreviousPeriod):
+    total_watch_time_seconds: int = Field(description="Seconds watched.", examples=[81200])
+
+
+class WatchTime(Period):
+    total_watch_time_seconds: int = Field(description="Seconds watched.", examples=[93480])
+    previous: PreviousWatchTime | None = previous_field("the figure of the window before.")
+
+
+class WeekHour(BaseModel):
+    weekday: int = Field(ge=1, le=7, description="1 is Monday, 7 Sunday (ISO).", examples=[5])
+    hour: int = Field(ge=0, le=23, description="On the clock of `timezone`.", examples=[21])
+    events_count: int = Field(description="Events of all kinds.", examples=[412])
+    unique_users: int = Field(description="Distinct users over all events.", examples=[10])
+
+
+class Heatmap(Period):
+    items: list[WeekHour]
+    total_items: int = Field(description="Hours in `items`: 168.", examples=[168])
+
+
+class UserMovie(BaseModel):
+    movie_id: UUID = Field(examples=[FILM])
+    title: Title
+    starts: int = Field(description="Start events.", examples=[2])
+    finishes: int = Field(description="Finish events.", examples=[1])
+    events_count: int = Field(description="Events of all kinds.", examples=[31])
+    watch_time_seconds: int = Field(description="Seconds watched.", examples=[7140])
+    last_watched: dt.datetime = Field(
+        description="The time of the last event in the window.", examples=["2026-01-20T21:14:05Z"]
+    )
+
+
+class UserMovies(Period):
+    user_id: UUID = Field(examples=[USER])
+    items: list[UserMovie] = Field(
+        description="Greatest watch time first, then most events, then by id."
+    )
+    total_items: int = Field(description="Films in `items`.", examples=[1])

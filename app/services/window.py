@@ -56,6 +56,14 @@ class Window:
         """Whether its days are the days of the daily rollups."""
         return self.timezone == "UTC"
 
+    def previous(self) -> "Window":
+        """The window of as many days that ends the day before this one begins."""
+        first_day = self.first_day - timedelta(days=self.days)
+        return Window(
+            self.days, self.timezone, first_day, self.first_day - _DAY,
+            _midnight(first_day, load_zone(self.timezone)), self.start,
+        )  # fmt: skip
+
     def dates(self) -> list[date]:
         return [self.first_day + timedelta(days=n) for n in range(self.days)]
 

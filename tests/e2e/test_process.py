@@ -135,6 +135,8 @@ def test_sample_viewing_is_stored_once(tmp_path: Path) -> None:
         assert "stored" in first.stdout
         again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert "duplicates" in again.stdout
+        popular = httpx.get(f"{service.url}{PREFIX}/content/popular").json()["items"]
+        assert all(film["title"] for film in popular)
         assert starts(service) in (before, before + 1)
 
 
@@ -159,15 +161,21 @@ def test_the_ratings_of_a_file_are_counted_as_they_stand(tmp_path: Path) -> None
     for film, count in counts.items():
         lines += [f"{n},{film},4.0,{1_000_000_000 + 7919 * film * n}" for n in range(count)]
     ratings.write_text("\n".join(lines))
+    movies = tmp_path / "movies.csv"
+    rows = [f'{film},"Film, {film} (1995)",Drama' for film in counts]
+    movies.write_text("\n".join(["movieId,title,genres", *rows]))
     with running_service(tmp_path / "store") as service:
         subprocess.run(
             [
                 sys.executable, "test_events.py", "--url", service.url,
                 "--ratings", str(ratings), "--compress-to-days", "30",
+                "--movies-file", str(movies),
             ],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         popular = httpx.get(f"{service.url}{PREFIX}/content/popular?days=30").json()["items"]
+        titles = [f"Film, {film} (1995)" for film in sorted(counts)[:1:-1]]
+        assert [film["title"] for film in popular] == titles
         assert [film["total_views"] for film in popular] == sorted(counts.values())[:1:-1]
         assert [film["unique_viewers"] for film in popular] == sorted(counts.values())[:1:-1]
 

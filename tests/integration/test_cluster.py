@@ -30,6 +30,7 @@ RENDERED = [database_statement(DATABASE, CLUSTER), *schema_statements(DATABASE, 
 TABLES = (
     "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
     "erased_users",
+    "movies",
 )  # fmt: skip
 
 
@@ -118,6 +119,7 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
         "audience": "cityHash64(minutes, days, begin)",
         "rejected_events": "cityHash64(topic, `partition`, `offset`, cityHash64(payload))",
         "erased_users": "cityHash64(user_hash)",
+        "movies": "cityHash64(movie_id)",
     }
     views = ("popular_content", "user_stats", "traffic", "audience")
     assert engines == {

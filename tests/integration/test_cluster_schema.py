@@ -54,6 +54,16 @@ REJECTIONS = """
     FROM numbers(60)
 """
 
+# Of each film an older row too, with more in it.
+FILMS = """
+    SELECT DISTINCT reinterpretAsUUID(sipHash128('movie', number % 13)) AS movie_id,
+           if(number < 13, 'Film ', 'film ') || toString(number % 13) AS title,
+           if(number < 13, 5000, NULL) AS duration_seconds,
+           if(number < 13, ['Drama'], []) AS genres,
+           NULL AS released, number AS version
+    FROM numbers(26)
+"""
+
 VALUES: dict[str, Any] = {
     "start": DAY + 86_400 + 900,
     "end": DAY + 15 * 86_400,
@@ -80,6 +90,14 @@ VALUES: dict[str, Any] = {
     "id_digits": "1",
     "after_time": 0,
     "after_id": UUID(int=0),
+    "text": "ILM 1",
+    "after_title": "film 10",
+    "after_movie": "",
+    "block_minutes": 15,
+    "hours": list(range(0, 168, 5)),
+    "step": 300,
+    "last_position": 7000,
+    "bucket_seconds": 900,
 }
 # Asked of the node itself, not of the tables that stand for all of them.
 OF_THE_NODE = {
@@ -143,17 +161,19 @@ async def fill(store: ClickHouseClient, schema: Sequence[str], shard: int | None
     for statement in schema:
         await store.execute(statement)
     await insert("erased_users", ERASED, "user_hash")
+    await insert("movies", FILMS, "movie_id")
     await insert("rejected_events", REJECTIONS, "topic, `partition`, `offset`, cityHash64(payload)")
 
 
 async def answers(store: ClickHouseClient) -> dict[str, list[Row]]:
     """Of every query, in an order that is always the same."""
     events = await store.execute(
-        "SELECT id, user_id, toUnixTimestamp(event_time) AS time"
+        "SELECT id, user_id, movie_id, toUnixTimestamp(event_time) AS time"
         f" FROM ({EVENTS}) WHERE event_time < {DAY + 9000}"
     )
     ids = [row["id"] for row in events]
-    values = VALUES | {"ids": ids, "user_id": events[0]["user_id"]}
+    about = {name: events[0][name] for name in ("user_id", "movie_id")}
+    values = VALUES | about | {"ids": [*ids, about["movie_id"]]}
     await store.stage(
         {
             "id": Column("UUID", np.array([list(UUID(one).bytes) for one in ids], np.uint8)),
@@ -185,7 +205,8 @@ async def test_shards_together_answer_every_query_as_one_server_does(tmp_path: P
     # The comparison is of something: there are rows of each query, and there was a batch to repair.
     assert all(whole.values())
     assert {name for name in QUERIES if torn[name] != whole[name]} == {
-        "audience", "audience_counted", "peak_hours", "trends",
+        "audience", "audience_counted", "audience_total", "audience_total_counted", "peak_hours",
+        "totals", "trends", "week_audience", "week_audience_counted", "week_hours",
     }  # fmt: skip
 
     async with two_shards(tmp_path / "shards") as store:

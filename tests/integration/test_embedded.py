@@ -39,6 +39,7 @@ async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool
     assert {table["name"] for table in tables} == {
         "viewing_events", "popular_content", "user_stats", "traffic", "audience", "rejected_events",
         "erased_users",
+        "movies",
     }  # fmt: skip
     for table in tables:
         for name in ("after_insert", "part_directory"):

@@ -7,7 +7,9 @@ from uuid import UUID
 import pytest
 
 from app.core.clickhouse_client import ClickHouseClient
+from app.services import films, totals
 from app.services.analytics_service import AnalyticsService
+from app.services.movies import Movies
 from tests.conftest import NOW, opened_store
 
 USER = UUID(int=7 << 64 | 7)
@@ -47,13 +49,18 @@ class Asked:
 async def rows_to_read(store: ClickHouseClient, tz: str) -> dict[str, int]:
     """Of each answer: the rows that its queries select by their keys and indexes."""
     counts = {}
+    [film] = await store.execute("SELECT any(movie_id) AS id FROM popular_content_mv")
     asked = Asked(store)
-    service = AnalyticsService(asked, lambda: NOW)  # type: ignore[arg-type]
+    service = AnalyticsService(asked, lambda: NOW, Movies(store, lambda: 0))  # type: ignore[arg-type]
     answers = {
         "user": service.get_user_stats(USER, DAYS, tz),
         "trends": service.get_viewing_trends(DAYS, tz),
         "peak hours": service.get_peak_hours(DAYS, tz),
-        "popular": service.get_popular_content(DAYS, tz, 10),
+        "popular": service.get_popular_content(DAYS, tz, 10, True),
+        "overview": totals.overview(service, DAYS, tz, True),
+        "heatmap": totals.heatmap(service, DAYS, tz),
+        "a user's films": totals.user_movies(service, USER, DAYS, tz),
+        "a film's days": films.film_trends(service, UUID(film["id"]), DAYS, tz),
     }
     for name, answer in answers.items():
         asked.queries.clear()
@@ -81,4 +88,4 @@ async def test_ten_times_the_events_are_not_more_to_read(tmp_path: Path, tz: str
     # A granule or two more of a user's rows; nothing else may grow with the events.
     for name, rows in many.items():
         assert rows < 1.5 * few[name] + 2 * 8192, name
-    assert all(few[name] for name in ("trends", "peak hours", "popular"))
+    assert all(few[name] for name in ("trends", "peak hours", "popular", "overview", "heatmap"))

@@ -1,5 +1,6 @@
 """Asks a service everything it answers, and holds that against the truth."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,17 +20,52 @@ def questions(truth: Truth, users: Iterable[str], days: int, tz: str) -> Iterabl
     yield f"{PREFIX}/content/popular?{window}&limit=2", truth.popular(days, tz, 2)
     yield f"{PREFIX}/trends?{window}", truth.trends(days, tz)
     yield f"{PREFIX}/peak-hours?{window}", truth.peak_hours(days, tz)
+    yield f"{PREFIX}/now", truth.watched_now()
     for user in users:
         yield f"{PREFIX}/user/{user}/stats?{window}", truth.user_stats(user, days, tz)
+
+
+COMPARABLE = 182
+
+
+def more_questions(
+    truth: Truth, users: Iterable[str], movies: Iterable[str], days: int, tz: str, step: int
+) -> Iterable[tuple[str, Json]]:
+    """The paths of all other answers, each with the true answer."""
+    window = f"days={days}&tz={quote(tz)}"
+    both = days <= COMPARABLE
+    compared = f"{window}&compare=previous" if both else window
+    yield f"{PREFIX}/overview?{compared}", truth.overview(days, tz, both)
+    yield f"{PREFIX}/watch-time?{compared}", truth.watch_time(days, tz, both)
+    yield f"{PREFIX}/heatmap?{window}", truth.heatmap(days, tz)
+    if both:
+        yield f"{PREFIX}/trends?{compared}", truth.trends(days, tz, both)
+        yield f"{PREFIX}/content/popular?{compared}&limit=3", truth.popular(days, tz, 3, both)
+    for hours, bucket in ((1, 1), (3, 15), (2, 60)):
+        path = f"{PREFIX}/concurrency?hours={hours}&bucket_minutes={bucket}"
+        yield path, truth.concurrency(hours, bucket)
+    for user in users:
+        yield f"{PREFIX}/user/{user}/movies?{window}", truth.user_movies(user, days, tz)
+    for movie in movies:
+        film = f"{PREFIX}/content/{movie}"
+        yield f"{film}/stats?{compared}", truth.film_stats(movie, days, tz, both)
+        yield f"{film}/trends?{window}", truth.film_trends(movie, days, tz)
+        retention = truth.film_retention(movie, days, tz, step)
+        yield f"{film}/retention?{window}&step={step}", retention
 
 
 async def assert_answers(
     client: httpx.AsyncClient, truth: Truth, users: Sequence[str], days: int, tz: str
 ) -> None:
-    for path, expected in questions(truth, users, days, tz):
+    await assert_each(client, questions(truth, users, days, tz))
+
+
+async def assert_each(client: httpx.AsyncClient, asked: Iterable[tuple[str, Json]]) -> None:
+    for path, expected in asked:
         answer = await client.get(path)
         assert answer.status_code == 200, answer.text
         assert answer.json() == expected, path
+        await asyncio.sleep(0)  # a kept answer never waits
 
 
 def assert_problem(answer: httpx.Response, status: int, reason: str | None = None) -> Json:

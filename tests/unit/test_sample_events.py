@@ -150,5 +150,24 @@ def test_a_file_that_holds_no_ratings_is_refused(tmp_path: Path, text: str, prob
 
 def test_titles_with_commas_and_quotes_are_read(tmp_path: Path) -> None:
     file = tmp_path / "movies.csv"
-    file.write_text('movieId,title,genres\n11,"American ""President"", The (1995)",Drama\n')
-    assert sample.read_titles(file) == {sample.movie_uuid("11"): 'American "President", The (1995)'}
+    file.write_text(
+        'movieId,title,genres\n11,"American ""President"", The (1995) ",Drama|Comedy\n'
+        "12,Nothing,(no genres listed)\n13, ,Drama\n"
+    )
+    first, second = sample.read_films(file)
+    assert first.movie_id == sample.movie_uuid("11")
+    assert first.duration_seconds == sample.film_seconds(first.movie_id)
+    assert (first.title, first.genres, first.released) == (
+        'American "President", The (1995)',
+        ["Drama", "Comedy"],
+        1995,
+    )
+    assert (second.title, second.genres, second.released) == ("Nothing", [], None)
+
+
+def test_made_up_films_have_titles_of_their_own() -> None:
+    films = [sample.made_up_film(rank) for rank in range(1, 2001)]
+    assert len({film.title for film in films}) == len({film.movie_id for film in films}) == 2000
+    plan = made_up()
+    events, _ = sent(plan, END_OF_DAY)
+    assert set(plan.films) == {event.movie_id for event in events}
