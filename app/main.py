@@ -22,11 +22,12 @@ from app.api import health
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
-from app.api.v1.endpoints import analytics, events, ingestion
+from app.api.v1.endpoints import analytics, backup, events, ingestion
 from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
+from app.ingest.backup import Backups
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
 from app.ingest.writer import opened_writer
@@ -63,7 +64,13 @@ def create_app(
     app.state.kafka = None
     app.state.ready = False
     app.state.draining = False
-    for router in (analytics.router, events.router, ingestion.router, health.router):
+    for router in (
+        analytics.router,
+        events.router,
+        ingestion.router,
+        backup.router,
+        health.router,
+    ):
         app.router.routes.extend(router.routes)
     app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
@@ -85,6 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
         state.store = store
         state.intake = Intake(writer, state.clock)
+        state.backups = Backups(writer, settings.backup_path, state.clock)
         state.service = AnalyticsService(store, state.clock)
         state.answers = Answers(lambda: writer.version)
         state.wordings = Wordings()

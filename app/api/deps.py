@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel
 
 from app.api.hot import Question, Wordings
 from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.ingest.backup import Backups as BackupsOfService
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
 from app.schemas.events import MAX_BODY_BYTES
@@ -76,9 +77,16 @@ async def _doors(request: Request) -> DoorsOfService:
     return doors
 
 
+async def _backups(request: Request) -> BackupsOfService:
+    _check_started(request)
+    backups: BackupsOfService = request.app.state.backups
+    return backups
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
+Backups = Annotated[BackupsOfService, Depends(_backups)]
 
 Days = Annotated[
     int,

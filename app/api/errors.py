@@ -24,6 +24,7 @@ STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BackupRefusedError: HTTPStatus.CONFLICT,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -85,6 +86,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
+    409: ("backups are off: set BACKUP_PATH", {}),
     413: ("a batch holds at most 10000 events", {}),
     422: (
         "user_id must be a UUID",

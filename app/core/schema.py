@@ -57,9 +57,18 @@ _MADE_VIEW = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?:`\w+`\.)?(\w
 _FILLED = re.compile(r" TO (?:`\w+`\.)?(\w+)")
 
 
-async def apply_schema(
-    execute: Callable[[str], Awaitable[list[dict[str, Any]]]], database: str, cluster: str | None
-) -> None:
+_Execute = Callable[[str], Awaitable[list[dict[str, Any]]]]
+
+
+async def mark_unfilled(execute: _Execute, rollup: str) -> None:
+    """Say that the rollup lacks events, until it is filled."""
+    await execute(
+        f"CREATE TABLE IF NOT EXISTS {UNFILLED}{rollup}"
+        " (nothing UInt8) ENGINE = MergeTree ORDER BY tuple()"
+    )
+
+
+async def apply_schema(execute: _Execute, database: str, cluster: str | None) -> None:
     """Bring the database to `clickhouse/schema.sql`; nothing changes when it is there.
 
     A view sees what is inserted after it was made. Where there are events already, a table
@@ -77,10 +86,7 @@ async def apply_schema(
     for statement in schema_statements(database, cluster):
         view, target = _MADE_VIEW.match(statement), _FILLED.search(statement)
         if view and target and view[1] not in there and has_events:
-            await execute(
-                f"CREATE TABLE IF NOT EXISTS {UNFILLED}{target[1].removesuffix(LOCAL)}"
-                " (nothing UInt8) ENGINE = MergeTree ORDER BY tuple()"
-            )
+            await mark_unfilled(execute, target[1].removesuffix(LOCAL))
         await execute(statement)
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
@@ -88,6 +89,8 @@ class Writer:
         self._version = 0
         # Whether something may be left to repair.
         self._torn = False
+        # One thing at a time is done to the store.
+        self._at_work = asyncio.Lock()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -102,9 +105,8 @@ class Writer:
         Raises:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
-        turn = await self._lease.take()
-        await fill_new_rollups(self._store, turn.fence)
-        await self._lease.give_back()
+        if not await self._store.mend(self._refill):
+            await self._refill()
         self._task = asyncio.create_task(self._run(), name="writer")
 
     async def write(self, events: Events, *, limited: bool = True) -> Array:
@@ -138,6 +140,17 @@ class Writer:
             self._full.set()
         return await submission.stored
 
+    async def snapshot(self) -> Path:
+        """A copy of the store as it is between two flushes.
+
+        Raises:
+            BackupRefusedError, StoreUnavailableError, StoreError: as the store does.
+        """
+        async with self._at_work:
+            if await self._store.mend(self._refill):
+                self._version += 1
+            return await self._store.snapshot()
+
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True
@@ -155,7 +168,8 @@ class Writer:
             batch = self._next_batch()
             began = asyncio.get_running_loop().time()
             try:
-                outcomes = await self._flush(Events.joined([one.events for one in batch]))
+                async with self._at_work:
+                    outcomes = await self._flush(Events.joined([one.events for one in batch]))
                 self._version += 1
             except Exception as error:
                 self._version += 1  # some of it may be stored
@@ -171,12 +185,21 @@ class Writer:
             self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
 
+    async def _refill(self) -> None:
+        """Repair what was cut short, and fill the rollups that lack what was there before them."""
+        turn = await self._lease.take()
+        await fill_new_rollups(self._store, turn.fence)
+        await self._lease.give_back()
+
     async def _wait_for_events(self) -> None:
         # What a writer has left behind is repaired soon, though nobody may come to write.
         if await _wait(self._arrived, _SETTLE_SECONDS):
             return
         try:
-            await self._lease.settle()
+            async with self._at_work:
+                if await self._store.mend(self._refill):
+                    self._version += 1
+                await self._lease.settle()
             if self._torn:
                 self._version += 1
                 self._torn = False
@@ -212,6 +235,7 @@ class Writer:
         return batch
 
     async def _flush(self, events: Events) -> Array:
+        await self._store.mend(self._refill)
         turn = await self._lease.take()
         block = events.block(turn.number)
         await self._store.stage(block, fence=turn.fence)
