@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,11 +18,11 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app.api import health
+from app.api.description import complete_description
 from app.api.edge import Protocol, RequestIdMiddleware
 from app.api.errors import install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.v1.endpoints import analytics, backup, events, ingestion
-from app.api.v1.endpoints.events import event_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
@@ -75,7 +74,7 @@ def create_app(
     app.add_middleware(HotAnswerMiddleware)
     app.add_middleware(RequestIdMiddleware)
     install_error_handlers(app)
-    _describe_events(app)
+    complete_description(app)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
@@ -106,18 +105,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         state.ready = False
         logger.info("stopping: nothing is under way any more")
-
-
-def _describe_events(app: FastAPI) -> None:
-    """Add what producers send to the OpenAPI description: it is read by msgspec, not by FastAPI."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        description = generate()
-        description["components"]["schemas"].update(event_schemas())
-        return description
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class _Server(uvicorn.Server):

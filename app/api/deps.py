@@ -1,13 +1,15 @@
 """What an endpoint may be given."""
 
+import re
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from app.api.hot import Question, Wordings
-from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.core.errors import BodyTooLargeError, StoreUnavailableError, UnsupportedBodyError
 from app.ingest.backup import Backups as BackupsOfService
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.intake import Intake
@@ -19,9 +21,18 @@ from app.services.window import load_zone
 # A client that is still sending doesn't read our answer: this much more is let in and thrown away.
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
 
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
 
 async def read_body(request: Request) -> bytes:
-    """The body. Raises BodyTooLargeError, without ever holding more than the limit."""
+    """The body. Never more of it is held than the limit.
+
+    Raises:
+        UnsupportedBodyError: it is compressed: nobody knows what size it would have.
+        BodyTooLargeError: it is over the limit.
+    """
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise UnsupportedBodyError("the body must not be compressed")
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -35,6 +46,13 @@ async def read_body(request: Request) -> bytes:
     if size > MAX_BODY_BYTES:
         raise BodyTooLargeError(f"the body is over {MAX_BODY_BYTES} bytes")
     return b"".join(chunks)
+
+
+def _plain_number(given: object) -> object:
+    """Digits only: Python would take 7_0 for 70."""
+    if isinstance(given, str) and _NUMBER.fullmatch(given) is None:
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
+    return given
 
 
 def _known_zone(name: str) -> str:
@@ -91,10 +109,15 @@ Backups = Annotated[BackupsOfService, Depends(_backups)]
 Days = Annotated[
     int,
     Query(ge=1, le=365, description="Calendar days in `tz`, today included.", examples=[7]),
+    BeforeValidator(_plain_number),
 ]
 Zone = Annotated[
     str,
     AfterValidator(_known_zone),
     Query(description="IANA time zone that days and hours are in.", examples=["Europe/Berlin"]),
 ]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many films.", examples=[10])]
+Limit = Annotated[
+    int,
+    Query(ge=1, le=100, description="How many films.", examples=[10]),
+    BeforeValidator(_plain_number),
+]

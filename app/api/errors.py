@@ -21,6 +21,7 @@ RETRY_AFTER_SECONDS = 2
 # Every error class that can reach a client. ConfigurationError can't: it ends the start.
 STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.MalformedBodyError: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -88,6 +89,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     400: ("the body is not JSON in UTF-8", {"reason": "not_json"}),
     409: ("backups are off: set BACKUP_PATH", {}),
     413: ("a batch holds at most 10000 events", {}),
+    415: ("the body must not be compressed", {}),
     422: (
         "user_id must be a UUID",
         {

@@ -61,6 +61,9 @@ _ALL_TABLES = (
     "SELECT name, engine, metadata_path, data_paths FROM system.tables"
     " WHERE database = currentDatabase()"
 )
+# Of what is in a folder: one of these in every store; and those that may be in any.
+_OURS = {"service.lock", "metadata"}
+_NOBODYS = {"lost+found"}
 # How the names of snapshots begin.
 _FROZEN = "backup_"
 
@@ -96,6 +99,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
     async def connect(self) -> None:
         try:
+            self._refuse_foreign_files()
             self._path.mkdir(parents=True, exist_ok=True)
             lock_file = (self._path / "service.lock").open("w")
             try:
@@ -119,8 +123,20 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             self._known_refused = await self._run(self._writer, self._refused_writes)
         except (StoreError, StoreUnavailableError) as error:
             raise ConfigurationError(
-                f"CLICKHOUSE_PATH: no store can be opened in {self._path}: {error}"
+                f"CLICKHOUSE_PATH: no store can be opened in {self._path}: "
+                f"{' '.join(str(error).split())}"
             ) from error
+
+    def _refuse_foreign_files(self) -> None:
+        """Nothing is written to a folder that something else has its files in."""
+        if not self._path.exists():
+            return
+        there = {file.name for file in self._path.iterdir()} - _NOBODYS
+        if there and not there & _OURS:
+            raise ConfigurationError(
+                f"CLICKHOUSE_PATH: {self._path} has files of something else "
+                f"({min(there)}, say); give the service a directory of its own"
+            )
 
     async def ensure_database(self) -> None:
         await self.execute(f"CREATE DATABASE IF NOT EXISTS `{self.database}`")

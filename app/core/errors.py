@@ -36,6 +36,10 @@ class UnexpectedBodyError(AnalyticsError):
     """The body of a request is JSON, but not of the form that the endpoint takes."""
 
 
+class UnsupportedBodyError(AnalyticsError):
+    """The body of a request is encoded in a way that isn't taken."""
+
+
 class BodyTooLargeError(AnalyticsError):
     """The body of a request has more bytes, or more events, than one request may carry."""
 

@@ -1,11 +1,12 @@
 """Where `clickhouse/schema.sql` becomes statements, for one server or for a cluster."""
 
 import re
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, StoreError
 
 SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
 
@@ -24,6 +25,7 @@ _VIEW = re.compile(
     r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?P<name>\w+) TO (?P<target>\w+) AS\b(?P<select>.*)",
     re.DOTALL,
 )
+_COLUMN = re.compile(r"^ {4}`?(?!INDEX\b|PROJECTION\b)(\w+)`? +[A-Z]", re.MULTILINE)
 _ORDER = re.compile(r"ORDER BY (\(.*\)|\w+)$", re.MULTILINE)
 
 
@@ -87,7 +89,32 @@ async def apply_schema(execute: _Execute, database: str, cluster: str | None) ->
         view, target = _MADE_VIEW.match(statement), _FILLED.search(statement)
         if view and target and view[1] not in there and has_events:
             await mark_unfilled(execute, target[1].removesuffix(LOCAL))
-        await execute(statement)
+        try:
+            await execute(statement)
+        except StoreError:
+            if cluster is None:
+                await _refuse_other_tables(execute, database)
+            raise
+    if cluster is None:
+        await _refuse_other_tables(execute, database)
+
+
+async def _refuse_other_tables(execute: _Execute, database: str) -> None:
+    """Raises ConfigurationError when a table that was there isn't the one of `schema.sql`."""
+    there = defaultdict(set)
+    for row in await execute(
+        "SELECT table, name FROM system.columns WHERE database = currentDatabase()"
+    ):
+        there[row["table"]].add(row["name"])
+    for statement in schema_statements(database, None):
+        table = _TABLE.fullmatch(statement)
+        if table and table["name"] in there:
+            for column in _COLUMN.findall(table["columns"]):
+                if column not in there[table["name"]]:
+                    raise ConfigurationError(
+                        f"CLICKHOUSE_DATABASE: the table {table['name']} of {database} has no "
+                        f"column {column}; it is of another version, or of something else"
+                    )
 
 
 def _on_cluster(statement: str, database: str, cluster: str) -> list[str]:

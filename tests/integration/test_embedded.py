@@ -115,12 +115,3 @@ async def test_rows_of_a_query_that_failed_are_in_no_other_answer(tmp_path: Path
 def handles() -> int:
     """Open files and threads of this process."""
     return len(os.listdir("/proc/self/fd")) + len(os.listdir("/proc/self/task"))
-
-
-async def test_opening_again_and_again_keeps_nothing(tmp_path: Path) -> None:
-    counts = []
-    for _ in range(6):
-        async with opened_store(tmp_path / "store") as store:
-            await store.execute("SELECT count() AS n FROM viewing_events")
-        counts.append(handles())
-    assert counts[-1] <= counts[1] + 3
