@@ -99,7 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)
             state.kafka.start()
-        state.doors = Doors(state.intake.tally, state.kafka, state.clock())
+        state.doors = Doors(state.intake.tally, state.kafka, state.clock)
         state.ready = True
         logger.info("ready: http://%s:%d/docs", settings.host, settings.port)
         yield

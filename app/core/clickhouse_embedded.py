@@ -55,6 +55,8 @@ _REFUSED_WRITES = (
 )
 # A part that was made so long before the counter was seen to rise may be broken.
 _DAMAGE_SECONDS = 600
+# Each insert looks; without one, so often at most.
+_LOOK_SECONDS = 1.0
 _DAMAGED = "the disk has refused what was written to it"
 
 _ALL_TABLES = (
@@ -93,6 +95,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         # When all was last in order: the counter of refused writes, and the time.
         self._known_refused = 0
         self._whole_until = time.time()
+        self._looked_at = 0.0
         # Where staged rows are, as SQL names them: the engine reads bytes from files alone.
         self._incoming_file = path / "incoming.native"
         self._incoming = f"file('{escape(str(self._incoming_file))}', Native)"
@@ -220,6 +223,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             return True
         if self._refused_writes() <= self._known_refused:
             self._whole_until = time.time()
+            self._looked_at = time.monotonic()
             return False
         logger.error("%s", _DAMAGED)
         self._damaged = True
@@ -295,6 +299,8 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         return ["the disk of the store is full: events are refused"]
 
     async def mend(self, refill: Refill) -> bool:
+        if not self._damaged and time.monotonic() < self._looked_at + _LOOK_SECONDS:
+            return False
         if not await self._run(self._writer, self._look_for_damage):
             return False
         refused = await self._run(self._writer, self._refused_writes)
