@@ -17,8 +17,8 @@ FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help install run demo stop kafka kafka-stop test chaos overload audit bench lint types check test-events \
-	screenshots definitions docker-up docker-down logs lock clean
+.PHONY: help install run demo stop kafka kafka-stop test chaos overload fuzz soak audit bench lint types \
+	check test-events screenshots definitions docker-up docker-down logs lock clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -68,6 +68,12 @@ chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on 
 
 overload: install  ## Ten times the load that the machine can take, for a minute; what becomes of the service
 	@$(BIN)/python -m tests.overload $(FLAGS)
+
+fuzz: install  ## A million odd and damaged events through both decoders; FLAGS="--inputs … --seed …"
+	@$(BIN)/python -m tests.fuzz $(FLAGS)
+
+soak: install  ## Ten minutes of mixed load: memory, threads and open files have to stay; FLAGS="--minutes …"
+	@$(BIN)/python -m tests.soak $(FLAGS)
 
 bench: install  ## Measure everything side by side, and write benchmarks/RESULTS.md; FLAGS="--only …"
 	@$(BIN)/python -m benchmarks $(FLAGS)

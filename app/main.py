@@ -13,15 +13,15 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app.api import health, metrics, pages
-from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
+from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules
 from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
+from app.api.description import complete_description
 from app.api.edge import Protocol
 from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
@@ -31,6 +31,7 @@ from app.api.sockets import SocketProtocol
 from app.api.v1.endpoints import (
     admin,
     analytics,
+    backup,
     broadcast,
     events,
     films,
@@ -39,14 +40,13 @@ from app.api.v1.endpoints import (
     movies,
     users,
 )
-from app.api.v1.endpoints.events import event_schemas
-from app.api.v1.endpoints.movies import movie_schemas
 from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.core.keys import KeyClass, Keyring, parse_keys
 from app.core.measures import Measures
 from app.ingest.audit import Auditor
+from app.ingest.backup import Backups
 from app.ingest.catalog import Catalog
 from app.ingest.doors import Doors
 from app.ingest.erasure import Eraser
@@ -115,6 +115,7 @@ def create_app(
         events.router,
         ingestion.router,
         admin.router,
+        backup.router,
         users.router,
         health.router,
         metrics.router,
@@ -124,7 +125,7 @@ def create_app(
         app.router.routes.extend(router.routes)
     _add_middleware(app, settings, clock)
     install_error_handlers(app)
-    _describe_events(app)
+    complete_description(app)
     return app
 
 
@@ -185,6 +186,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
         most = settings.clickhouse_readers + settings.clickhouse_query_queue
+        state.backups = Backups(writer, settings.backup_path, state.clock)
         state.export = Export(store, writer.tombstones)
         state.eraser = Eraser(store, writer, state.clock)
         stack.push_async_callback(state.eraser.close)
@@ -205,7 +207,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)
             state.kafka.start()
-        state.doors = Doors(state.intake.tally, state.kafka, state.clock())
+        state.doors = Doors(state.intake.tally, state.kafka, state.clock)
         state.ready = True
         logger.info("ready: http://%s:%d/", settings.host, settings.port)
         yield
@@ -216,19 +218,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _version(writer: Writer, catalog: Catalog) -> int | None:
     """Another number after each change of what answers are made of; None if others change it."""
     return None if writer.version is None else writer.version + catalog.version
-
-
-def _describe_events(app: FastAPI) -> None:
-    """Add what producers send to the OpenAPI description: it is read by msgspec, not by FastAPI."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        description = generate()
-        description["components"]["schemas"].update(event_schemas() | movie_schemas())
-        describe_access(description, app.state.rules)
-        return description
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class _Server(uvicorn.Server):

@@ -1,16 +1,19 @@
 """What an endpoint may be given."""
 
+import re
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from app.api.hot import Question, Wordings
 from app.api.tables import csv_response, prefers_csv
-from app.core.errors import BodyTooLargeError, StoreUnavailableError
+from app.core.errors import BodyTooLargeError, StoreUnavailableError, UnsupportedBodyError
 from app.ingest.audit import Auditor
+from app.ingest.backup import Backups as BackupsOfService
 from app.ingest.catalog import Catalog as CatalogOfService
 from app.ingest.doors import Doors as DoorsOfService
 from app.ingest.erasure import Eraser as EraserOfService
@@ -25,9 +28,18 @@ from app.services.window import load_zone
 # A client that is still sending doesn't read our answer: this much more is let in and thrown away.
 _DRAINED_BYTES = 4 * MAX_BODY_BYTES
 
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
 
 async def read_body(request: Request) -> bytes:
-    """The body. Raises BodyTooLargeError, without ever holding more than the limit."""
+    """The body. Never more of it is held than the limit.
+
+    Raises:
+        UnsupportedBodyError: it is compressed: nobody knows what size it would have.
+        BodyTooLargeError: it is over the limit.
+    """
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise UnsupportedBodyError("the body must not be compressed")
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() else 0
     # Who asks before sending is told at once; and so is who won't be done soon.
@@ -47,6 +59,13 @@ async def read_body(request: Request) -> bytes:
     if size > MAX_BODY_BYTES:
         raise BodyTooLargeError(f"the body is over {MAX_BODY_BYTES} bytes")
     return b"".join(chunks)
+
+
+def _plain_number(given: object) -> object:
+    """Digits only: Python would take 7_0 for 70."""
+    if isinstance(given, str) and _NUMBER.fullmatch(given) is None:
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
+    return given
 
 
 def _known_zone(name: str) -> str:
@@ -184,6 +203,12 @@ async def _catalog(request: Request) -> CatalogOfService:
     return catalog
 
 
+async def _backups(request: Request) -> BackupsOfService:
+    _check_started(request)
+    backups: BackupsOfService = request.app.state.backups
+    return backups
+
+
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
 Doors = Annotated[DoorsOfService, Depends(_doors)]
@@ -193,17 +218,18 @@ Auditing = Annotated[Auditor, Depends(_auditor)]
 Service = Annotated[AnalyticsService, Depends(_service)]
 Films = Annotated[Movies, Depends(_movies)]
 Catalog = Annotated[CatalogOfService, Depends(_catalog)]
+Backups = Annotated[BackupsOfService, Depends(_backups)]
 
 Days = Annotated[
     int,
     Query(ge=1, le=365, description="Calendar days in `tz`, today included.", examples=[7]),
+    BeforeValidator(_plain_number),
 ]
 Zone = Annotated[
     str,
     AfterValidator(_known_zone),
     Query(description="IANA time zone that days and hours are in.", examples=["Europe/Berlin"]),
 ]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many films.", examples=[10])]
 LastDays = Annotated[
     int,
     Query(
@@ -227,4 +253,9 @@ Format = Annotated[
         description="`csv`: the rows as CSV (RFC 4180) with a header. Left out, `Accept` says it.",
         examples=["json"],
     ),
+]
+Limit = Annotated[
+    int,
+    Query(ge=1, le=100, description="How many films.", examples=[10]),
+    BeforeValidator(_plain_number),
 ]

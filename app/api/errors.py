@@ -22,12 +22,14 @@ RETRY_AFTER_SECONDS = 2
 # Every error class that can reach a client. ConfigurationError can't: it ends the start.
 STATUS: dict[type[errors.AnalyticsError], HTTPStatus] = {
     errors.MalformedBodyError: HTTPStatus.BAD_REQUEST,
+    errors.UnsupportedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnexpectedBodyError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.EventRateError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UnderWayError: HTTPStatus.CONFLICT,
     errors.UnanswerableError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BackupRefusedError: HTTPStatus.CONFLICT,
     errors.WriteBufferFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -96,6 +98,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     403: ("this key is not for reading", {}),
     409: ("another audit or repair is under way", {}),
     413: ("a batch holds at most 10000 events", {}),
+    415: ("the body must not be compressed", {}),
     422: (
         "user_id must be a UUID",
         {

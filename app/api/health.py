@@ -15,14 +15,17 @@ router = APIRouter(tags=["health"])
 
 class Health(BaseModel):
     status: Literal["healthy", "degraded", "unhealthy"] = Field(
-        description="`unhealthy` without ClickHouse, `degraded` without Kafka where it is wanted.",
+        description=(
+            "`unhealthy` without ClickHouse; `degraded` without Kafka where it is wanted, and "
+            "while the store takes no events since its disk is full."
+        ),
         examples=["healthy"],
     )
     clickhouse: Literal["healthy", "unhealthy"] = Field(examples=["healthy"])
     kafka: KafkaState = Field(examples=["disabled"])
     warnings: list[str] | None = Field(
         None,
-        description="What somebody should look at, though the service is well; else left out.",
+        description="What somebody should look at, though the service answers; else left out.",
         examples=[["120 Kafka messages of the last minute are no events"]],
     )
 
@@ -49,13 +52,15 @@ async def health(request: Request, response: Response) -> Health:
     rejected = 0 if door is None else door.recent_rejections()
     if not alive:
         response.status_code = 503
+    troubles = store.warnings() if store is not None and alive else []
+    degraded = kafka == "unreachable" or bool(troubles)
+    if rejected:
+        troubles = [*troubles, f"{rejected} Kafka messages of the last minute are no events"]
     return Health(
-        status="unhealthy" if not alive else "degraded" if kafka == "unreachable" else "healthy",
+        status="unhealthy" if not alive else "degraded" if degraded else "healthy",
         clickhouse="healthy" if alive else "unhealthy",
         kafka=kafka,
-        warnings=[f"{rejected} Kafka messages of the last minute are no events"]
-        if rejected
-        else None,
+        warnings=troubles or None,
     )
 
 

@@ -1,21 +1,24 @@
 """What the rest of the service may ask of the store, whichever engine stands behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from app.core.block import Block
 from app.core.config import Settings
+from app.core.errors import BackupRefusedError
 from app.core.gate import Gate
 from app.core.schema import SQL_FOLDER
 
 Value = str | int | float | date | UUID
 Parameters = Mapping[str, Value | Sequence[Value]]
 Row = dict[str, Any]
+Refill = Callable[[], Awaitable[None]]
 
 # An insert has happened when it returns, and is never dropped for being the same as one before: the
 # engine's own window loses data when killed at the wrong moment (a token is logged before its part
@@ -133,6 +136,37 @@ class ClickHouseClient(ABC):
         self, table: str, columns: Iterable[str], *, fence: Fence | None = None
     ) -> None:
         """Insert the rows that were staged, as `insert` does."""
+
+    async def mend(self, refill: Refill) -> bool:  # noqa: ARG002 - for those that need it
+        """Bring the store into order, if it may have lost something of what it took.
+
+        To be called by who writes, between two writes, often: it is cheap where all is well. Until
+        it returns, readers get StoreUnavailableError rather than figures that may be wrong.
+
+        Args:
+            refill: fills the rollups that are marked as unfilled, and repairs the last batch.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        return False
+
+    async def snapshot(self) -> Path:
+        """A copy of the whole store, that a service can be started on, as hard links beside it.
+
+        To be called by who writes, between two writes. Whoever gets it moves it away; what is left
+        is removed when the store is opened again.
+
+        Raises:
+            BackupRefusedError: this store can't; the text says how it is done.
+        """
+        raise BackupRefusedError(
+            "the store is a ClickHouse server: back it up there, with its statement BACKUP DATABASE"
+        )
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at, though the store answers; one sentence each."""
+        return []
 
     @abstractmethod
     async def ping(self) -> bool:

@@ -1,11 +1,18 @@
 """ClickHouse inside this process (chDB). The only importer of chdb."""
 
 import fcntl
+import logging
+import os
 import re
-from collections.abc import Iterable, Sequence
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
 import msgspec
 from chdb.state.sqlitelike import Connection
@@ -16,13 +23,15 @@ from app.core.clickhouse_client import (
     INSERT_SETTINGS,
     Fence,
     Parameters,
+    Refill,
     Row,
+    load_query,
     may_succeed_later,
 )
 from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.clickhouse_values import as_text, escape
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-from app.core.schema import apply_schema
+from app.core.schema import apply_schema, mark_unfilled
 
 # What suits an engine that shares its processors with the service. Not in clickhouse/schema.sql: a
 # server need not know all of it.
@@ -33,6 +42,34 @@ _TABLE_SETTINGS = {
     "merge_selector_base": 12,
     "min_parts_to_merge_at_once": 10,
 }
+
+# Room for merges, and for what else has to be written when no more events are taken.
+_LEAST_FREE_BYTES = 32 * 1024 * 1024
+# What an insert takes on the disk for a byte of rows, at most: events, projections, rollups.
+_WRITTEN_FOR_A_BYTE = 4
+
+# The engine's inserts and merges may end as if all were well though the disk had no room for some
+# of their files. Nothing but this counter tells (docs/decisions/09-writes-the-disk-refused.md).
+_REFUSED_WRITES = (
+    "SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed'"
+)
+# A part that was made so long before the counter was seen to rise may be broken.
+_DAMAGE_SECONDS = 600
+# Each insert looks; without one, so often at most.
+_LOOK_SECONDS = 1.0
+_DAMAGED = "the disk has refused what was written to it"
+
+_ALL_TABLES = (
+    "SELECT name, engine, metadata_path, data_paths FROM system.tables"
+    " WHERE database = currentDatabase()"
+)
+# Of what is in a folder: one of these in every store; and those that may be in any.
+_OURS = {"service.lock", "metadata"}
+_NOBODYS = {"lost+found"}
+# How the names of snapshots begin.
+_FROZEN = "backup_"
+
+logger = logging.getLogger(__name__)
 
 _INCOMING = re.compile(rf"\b{INCOMING}\b")
 
@@ -64,12 +101,20 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._path = path
         self._fsync = fsync
         self._lock_file: TextIO | None = None
+        self._damaged = False
+        self._has_whole_parts = False
+        self._damage_mark = path / "damaged"
+        # When all was last in order: the counter of refused writes, and the time.
+        self._known_refused = 0
+        self._whole_until = time.time()
+        self._looked_at = 0.0
         # Where staged rows are, as SQL names them: the engine reads bytes from files alone.
         self._incoming_file = path / "incoming.native"
         self._incoming = f"file('{escape(str(self._incoming_file))}', Native)"
 
     async def connect(self) -> None:
         try:
+            self._refuse_foreign_files()
             self._path.mkdir(parents=True, exist_ok=True)
             lock_file = (self._path / "service.lock").open("w")
             try:
@@ -78,6 +123,8 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
                 lock_file.close()
                 raise
             self._lock_file = lock_file
+            for left in (self._path / "shadow").glob(f"{_FROZEN}*"):
+                shutil.rmtree(left)
         except BlockingIOError:
             raise ConfigurationError(
                 f"CLICKHOUSE_PATH: {self._path} is in use by another process; "
@@ -88,11 +135,23 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
                 f"CLICKHOUSE_PATH: {self._path} cannot be written: {error.strerror}"
             ) from None
         try:
-            await self._run(self._readers, self._connection)
+            self._known_refused = await self._run(self._writer, self._refused_writes)
         except (StoreError, StoreUnavailableError) as error:
             raise ConfigurationError(
-                f"CLICKHOUSE_PATH: no store can be opened in {self._path}: {error}"
+                f"CLICKHOUSE_PATH: no store can be opened in {self._path}: "
+                f"{' '.join(str(error).split())}"
             ) from error
+
+    def _refuse_foreign_files(self) -> None:
+        """Nothing is written to a folder that something else has its files in."""
+        if not self._path.exists():
+            return
+        there = {file.name for file in self._path.iterdir()} - _NOBODYS
+        if there and not there & _OURS:
+            raise ConfigurationError(
+                f"CLICKHOUSE_PATH: {self._path} has files of something else "
+                f"({min(there)}, say); give the service a directory of its own"
+            )
 
     async def ensure_database(self) -> None:
         await self.execute(f"CREATE DATABASE IF NOT EXISTS `{self.database}`")
@@ -101,6 +160,11 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
     async def ensure_tables(self) -> None:
         await apply_schema(self.execute, self.database, None)
         await self._apply_settings()
+        if self._damage_mark.exists() or await self._parts_found_broken():
+            logger.error("%s", _DAMAGED)
+            self._damaged = True
+            with suppress(FileNotFoundError):
+                self._whole_until = self._damage_mark.stat().st_mtime
 
     async def _apply_settings(self) -> None:
         """Bring every table to the present CLICKHOUSE_FSYNC, and its parts to what is best here."""
@@ -112,15 +176,18 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             **_TABLE_SETTINGS,
         }
         settings = [f"{name} = {value}" for name, value in values.items()]
-        tables = await self.execute(
-            "SELECT name, engine_full FROM system.tables"
-            " WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
-        )
-        for table in tables:
+        for table in await self._tables():
             if not all(setting in table["engine_full"] for setting in settings):
                 await self.execute(
                     f"ALTER TABLE {table['name']} MODIFY SETTING {', '.join(settings)}"
                 )
+
+    async def _tables(self) -> list[Row]:
+        return await self.execute(
+            "SELECT name, engine_full FROM system.tables"
+            " WHERE database = currentDatabase() AND engine LIKE '%MergeTree'",
+            ahead=True,
+        )
 
     async def execute(
         self,
@@ -137,10 +204,50 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
         def query() -> list[Row]:
             bound = {name: as_text(value) for name, value in (parameters or {}).items()}
-            result = self._connection().query(sql, "JSONEachRow", params=bound)
-            return [_decode_row(line) for line in result.bytes().splitlines()]
+            if self._damaged and not ahead:
+                raise StoreUnavailableError(_DAMAGED)
+            answer = self._ask(sql, bound)
+            return [_decode_row(line) for line in answer.splitlines()]
 
         return await self._run(self._threads(ahead), query)
+
+    def _ask(self, statement: Any, bound: Mapping[str, str] | None = None) -> bytes:
+        """The answer as lines of JSON, or nothing."""
+        try:
+            answer: bytes = self._connection().query(statement, "JSONEachRow", params=bound).bytes()
+        except RuntimeError as error:
+            # Rows of a query that fails half-way come out of the connection before its next answer.
+            with suppress(RuntimeError):
+                self._renew_connection()
+            if self._look_for_damage():
+                raise StoreUnavailableError(f"{_DAMAGED}: {error}") from error
+            raise
+        return answer
+
+    def _write(self, statement: Any) -> None:
+        self._ask(statement)
+        if self._look_for_damage():
+            raise StoreUnavailableError(_DAMAGED)
+
+    def _look_for_damage(self) -> bool:
+        """Whether the disk has refused something since the store was last in order."""
+        if self._damaged:
+            return True
+        if self._refused_writes() <= self._known_refused:
+            self._whole_until = time.time()
+            self._looked_at = time.monotonic()
+            return False
+        logger.error("%s", _DAMAGED)
+        self._damaged = True
+        self._has_whole_parts = False
+        with suppress(OSError):  # for the next start, should this process die before it is mended
+            self._damage_mark.touch()
+        return True
+
+    def _refused_writes(self) -> int:
+        """How often a file could not be written, since the process began."""
+        answer = self._connection().query(_REFUSED_WRITES, "CSV").bytes()
+        return int(answer or 0)
 
     async def insert(
         self,
@@ -157,14 +264,20 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             # Not send_insert, though it is faster: it returns as if all were well when the engine
             # has refused the rows (too many parts, no memory) or failed in a materialized view.
             # Bytes, which chDB takes though it doesn't say so: not all of them need be text.
-            query: Any = statement.encode() + _encode_rows(_without_bytes(rows))
-            self._connection().query(query)
+            self._write(statement.encode() + _encode_rows(_without_bytes(rows)))
 
+        self._require_space(0)
         await self._run(self._writer, send)
 
     async def stage(self, block: Block, *, fence: Fence | None = None) -> None:
         assert fence is None
-        await self._run(self._writer, lambda: self._incoming_file.write_bytes(native(block)))
+
+        def write() -> None:
+            rows = native(block)
+            self._require_space(len(rows))
+            self._incoming_file.write_bytes(rows)
+
+        await self._run(self._writer, write)
 
     async def insert_staged(
         self, table: str, columns: Iterable[str], *, fence: Fence | None = None
@@ -175,7 +288,128 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             f"INSERT INTO {table} ({names}) SETTINGS {_INSERT_SETTINGS}"
             f" SELECT {names} FROM {self._incoming}"
         )
-        await self._run(self._writer, lambda: self._connection().query(statement))
+        await self._run(self._writer, lambda: self._write(statement))
+
+    def _require_space(self, size: int) -> None:
+        """Raises StoreUnavailableError when the disk is too full to write so many bytes of rows."""
+        free = self._free_bytes()
+        if free is not None and free < _LEAST_FREE_BYTES + _WRITTEN_FOR_A_BYTE * size:
+            raise StoreUnavailableError(f"the disk of {self._path} is full")
+
+    def _free_bytes(self) -> int | None:
+        """On the disk, for this user; None when it doesn't say."""
+        try:
+            disk = os.statvfs(self._path)
+        except OSError:
+            return None
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+
+    def warnings(self) -> list[str]:
+        free = self._free_bytes()
+        if free is None or free >= _LEAST_FREE_BYTES:
+            return []
+        return ["the disk of the store is full: events are refused"]
+
+    async def mend(self, refill: Refill) -> bool:
+        if not self._damaged and time.monotonic() < self._looked_at + _LOOK_SECONDS:
+            return False
+        if not await self._run(self._writer, self._look_for_damage):
+            return False
+        refused = await self._run(self._writer, self._refused_writes)
+        if not self._has_whole_parts:
+            # At once: what was merged is there for old_parts_lifetime only.
+            while await self._move_broken_parts_aside():
+                pass
+            self._has_whole_parts = True
+        self._require_space(0)
+        # What a lost part held, rollups may have, or the other way round.
+        for rollup in await self.execute(load_query("rollups"), ahead=True):
+            await mark_unfilled(partial(self.execute, ahead=True), rollup["table"])
+            await self.execute(f"TRUNCATE TABLE {rollup['table']} SYNC", ahead=True)
+        await refill()
+        if await self._run(self._writer, self._refused_writes) > refused:
+            self._has_whole_parts = False
+            raise StoreUnavailableError(_DAMAGED)
+        self._known_refused = refused
+        self._damaged = False
+        self._damage_mark.unlink(missing_ok=True)
+        logger.warning("the store is in order again")
+        return True
+
+    async def _move_broken_parts_aside(self) -> bool:
+        """Into the folder `broken`; those they were merged of take their place.
+
+        Returns whether there were any that the engine had taken for whole.
+        """
+        broken = defaultdict(list)
+        for part in await self._parts_since(self._whole_until - _DAMAGE_SECONDS):
+            if not await self._is_whole(part):
+                broken[part["table"]].append(part["path"])
+        for table in await self._tables():
+            name = table["name"]
+            await self.execute(f"DETACH TABLE {name} SYNC", ahead=True)
+            try:
+                for path in broken[name]:
+                    self._move_aside(name, Path(path))
+            finally:
+                await self.execute(f"ATTACH TABLE {name}", ahead=True)
+        for part in await self._parts_found_broken():
+            self._move_aside(part["table"], Path(part["path"]))
+        # A part may be made again under the name of one that was broken.
+        await self.execute("SYSTEM DROP MARK CACHE", ahead=True)
+        return any(broken.values())
+
+    async def _parts_since(self, since: float) -> list[Row]:
+        return await self.execute(
+            "SELECT table, name, path FROM system.parts WHERE active"
+            " AND database = currentDatabase() AND modification_time >= {since:DateTime}",
+            {"since": max(int(since), 0)},
+            ahead=True,
+        )
+
+    async def _parts_found_broken(self) -> list[Row]:
+        """Those that the engine found broken when it read a table from the disk."""
+        return await self.execute(
+            "SELECT table, path FROM system.detached_parts"
+            " WHERE database = currentDatabase() AND startsWith(reason, 'broken')",
+            ahead=True,
+        )
+
+    async def _is_whole(self, part: Row) -> bool:
+        try:
+            checks = await self.execute(
+                f"CHECK TABLE {part['table']} PART '{part['name']}'", ahead=True
+            )
+        except (StoreError, StoreUnavailableError):
+            return False
+        return all(check["is_passed"] for check in checks)
+
+    async def snapshot(self) -> Path:
+        return await self._run(self._writer, self._freeze)
+
+    def _freeze(self) -> Path:
+        """Parts never change, so that links to them are a copy; the rest are a few small files."""
+        name = f"{_FROZEN}{uuid4().hex}"
+        frozen = self._path / "shadow" / name
+        shutil.copytree(self._path / "metadata", frozen / "metadata", symlinks=True)
+        for line in self._ask(_ALL_TABLES).splitlines():
+            table = _decode_row(line)
+            definition = frozen / table["metadata_path"]
+            definition.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._path / table["metadata_path"], definition)
+            if table["engine"].endswith("MergeTree"):
+                self._ask(f"ALTER TABLE {table['name']} FREEZE WITH NAME '{name}'")
+                data = Path(table["data_paths"][0])
+                copied = frozen / data.relative_to(self._path)
+                copied.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(data / "format_version.txt", copied / "format_version.txt")
+        return frozen
+
+    def _move_aside(self, table: str, part: Path) -> None:
+        logger.error("a part of %s is broken: %s", table, part.name)
+        aside = self._path / "broken"
+        aside.mkdir(exist_ok=True)
+        part.rename(aside / f"{table}-{uuid4().hex[:8]}-{part.name}")
 
     async def close(self) -> None:
         await super().close()
@@ -193,6 +427,8 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         connection.query(f"USE `{self.database}`")
 
     def _ping(self, connection: Connection) -> None:
+        if self._damaged:
+            raise StoreUnavailableError(_DAMAGED)
         connection.query("SELECT 1")
 
     def _drop(self, connection: Connection) -> None:
@@ -200,6 +436,8 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             connection.close()
 
     def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, OSError):
+            return StoreUnavailableError(f"{self._path}: {error.strerror}")
         if not isinstance(error, RuntimeError):  # chDB raises nothing else
             return error
         text = str(error)

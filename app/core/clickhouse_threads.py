@@ -75,7 +75,7 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
 
     def _connection(self) -> C:
         """The calling thread's."""
-        connection: C | None = getattr(self._thread, "connection", None)
+        connection = self._connection_of_thread()
         if connection is None:
             connection = self._open()
             if getattr(self._thread, "reads", False):
@@ -86,6 +86,22 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
             self._use_database(connection)
             self._thread.in_database = True
         return connection
+
+    def _renew_connection(self) -> None:
+        """The calling thread's is made anew."""
+        old = self._connection_of_thread()
+        self._thread.connection = None
+        self._thread.in_database = False
+        try:
+            self._connection()
+        finally:
+            # The old one goes last: without any, the embedded engine stops.
+            if old is not None and self._connection_of_thread() is not None:
+                self._connections.remove(old)
+                self._drop(old)
+
+    def _connection_of_thread(self) -> C | None:
+        return getattr(self._thread, "connection", None)
 
     def _threads(self, ahead: bool) -> ThreadPoolExecutor:
         return self._writer if ahead else self._readers

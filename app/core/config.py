@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     clickhouse_readers: int = Field(
         4, ge=1, le=64, description="How many queries run at the same time; more wait."
     )
+    backup_path: Path | None = Field(
+        None,
+        description="Where `POST /api/v1/analytics/admin/backup` puts copies of the embedded "
+        "engine's data. Unset: it makes none.",
+    )
 
     kafka_bootstrap_servers: str = Field(
         "localhost:9092", description="Kafka brokers, with commas between them."
@@ -283,6 +288,11 @@ class Settings(BaseSettings):
         if days < info.data.get("event_retention_days", 0):
             raise ValueError("must not be less than EVENT_RETENTION_DAYS")
         return days
+
+    @field_validator("backup_path")
+    @classmethod
+    def _absolute_if_set(cls, path: Path | None) -> Path | None:
+        return path and path.absolute()
 
     @field_validator("clickhouse_path")
     @classmethod

@@ -20,6 +20,10 @@ class StoreError(AnalyticsError):
     """The store refused a statement and always will: a fault of the service, not the request."""
 
 
+class BackupRefusedError(AnalyticsError):
+    """There can't be a backup the way things are set; the text says what to do instead."""
+
+
 class WriteBufferFullError(AnalyticsError):
     """Too many events wait to be written. None of the request's was taken."""
 
@@ -54,6 +58,10 @@ class MalformedBodyError(AnalyticsError):
 
 class UnexpectedBodyError(AnalyticsError):
     """The body of a request is JSON, but not of the form that the endpoint takes."""
+
+
+class UnsupportedBodyError(AnalyticsError):
+    """The body of a request is encoded in a way that isn't taken."""
 
 
 class BodyTooLargeError(AnalyticsError):

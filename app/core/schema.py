@@ -1,11 +1,12 @@
 """Where `clickhouse/schema.sql` becomes statements, for one server or for a cluster."""
 
 import re
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, StoreError
 
 SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
 
@@ -24,6 +25,7 @@ _VIEW = re.compile(
     r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?P<name>\w+) TO (?P<target>\w+) AS\b(?P<select>.*)",
     re.DOTALL,
 )
+_COLUMN = re.compile(r"^ {4}`?(?!INDEX\b|PROJECTION\b)(\w+)`? +[A-Z]", re.MULTILINE)
 _ORDER = re.compile(r"ORDER BY (\(.*\)|\w+)$", re.MULTILINE)
 
 
@@ -57,9 +59,18 @@ _MADE_VIEW = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (?:`\w+`\.)?(\w
 _FILLED = re.compile(r" TO (?:`\w+`\.)?(\w+)")
 
 
-async def apply_schema(
-    execute: Callable[[str], Awaitable[list[dict[str, Any]]]], database: str, cluster: str | None
-) -> None:
+_Execute = Callable[[str], Awaitable[list[dict[str, Any]]]]
+
+
+async def mark_unfilled(execute: _Execute, rollup: str) -> None:
+    """Say that the rollup lacks events, until it is filled."""
+    await execute(
+        f"CREATE TABLE IF NOT EXISTS {UNFILLED}{rollup}"
+        " (nothing UInt8) ENGINE = MergeTree ORDER BY tuple()"
+    )
+
+
+async def apply_schema(execute: _Execute, database: str, cluster: str | None) -> None:
     """Bring the database to `clickhouse/schema.sql`; nothing changes when it is there.
 
     A view sees what is inserted after it was made. Where there are events already, a table
@@ -77,11 +88,33 @@ async def apply_schema(
     for statement in schema_statements(database, cluster):
         view, target = _MADE_VIEW.match(statement), _FILLED.search(statement)
         if view and target and view[1] not in there and has_events:
-            await execute(
-                f"CREATE TABLE IF NOT EXISTS {UNFILLED}{target[1].removesuffix(LOCAL)}"
-                " (nothing UInt8) ENGINE = MergeTree ORDER BY tuple()"
-            )
-        await execute(statement)
+            await mark_unfilled(execute, target[1].removesuffix(LOCAL))
+        try:
+            await execute(statement)
+        except StoreError:
+            if cluster is None:
+                await _refuse_other_tables(execute, database)
+            raise
+    if cluster is None:
+        await _refuse_other_tables(execute, database)
+
+
+async def _refuse_other_tables(execute: _Execute, database: str) -> None:
+    """Raises ConfigurationError when a table that was there isn't the one of `schema.sql`."""
+    there = defaultdict(set)
+    for row in await execute(
+        "SELECT table, name FROM system.columns WHERE database = currentDatabase()"
+    ):
+        there[row["table"]].add(row["name"])
+    for statement in schema_statements(database, None):
+        table = _TABLE.fullmatch(statement)
+        if table and table["name"] in there:
+            for column in _COLUMN.findall(table["columns"]):
+                if column not in there[table["name"]]:
+                    raise ConfigurationError(
+                        f"CLICKHOUSE_DATABASE: the table {table['name']} of {database} has no "
+                        f"column {column}; it is of another version, or of something else"
+                    )
 
 
 def _on_cluster(statement: str, database: str, cluster: str) -> list[str]:

@@ -30,6 +30,7 @@ from app.ingest.events import ROW, TYPE_CODES, Event, Events
 from app.schemas.events import MAX_POSITION_SECONDS, Action, EventType, RejectionReason
 
 _Uuid = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+_POSITION = msgspec.Meta(ge=0, le=MAX_POSITION_SECONDS)
 
 
 class _Sent(msgspec.Struct, gc=False):
@@ -40,7 +41,7 @@ class _Sent(msgspec.Struct, gc=False):
     event_type: str | msgspec.UnsetType = msgspec.UNSET
     action: str | msgspec.UnsetType = msgspec.UNSET
     timestamp: str | msgspec.UnsetType = msgspec.UNSET
-    position_seconds: int | float = 0
+    position_seconds: Annotated[int, _POSITION] | Annotated[float, _POSITION] = 0
     session_id: _Uuid | None = None
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     event_id: _Uuid | msgspec.UnsetType = msgspec.UNSET

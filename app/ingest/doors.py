@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -89,13 +89,14 @@ class Doors:
 
     Args:
         kafka: None where there is no consumer.
-        since: when the process began to count.
+        clock: the present time; the process begins to count now.
     """
 
-    def __init__(self, http: Tally, kafka: Kafka | None, since: datetime) -> None:
+    def __init__(self, http: Tally, kafka: Kafka | None, clock: Callable[[], datetime]) -> None:
         self._http = http
         self._kafka = kafka
-        self._since = since
+        self._clock = clock
+        self._since = clock()
         # As it was last known: nothing is undone while the brokers don't answer.
         self._complete_through: datetime | None = None
 
@@ -108,7 +109,8 @@ class Doors:
             self._complete_through = min(known) if len(known) == len(through) else None
         return Ingestion(
             since=self._since,
-            complete_through=self._complete_through,
+            # It may have been set back since.
+            complete_through=self._complete_through and min(self._complete_through, self._clock()),
             http=DoorCounts(**self._http.counts()),
             kafka=kafka,
         )

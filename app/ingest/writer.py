@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -137,12 +138,8 @@ class Writer:
         Raises:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
-        turn = await self._lease.take()
-        if self._store.exclusive:
-            await drop_drafts(self._store)
-        await fill_new_rollups(self._store, turn.fence)
-        await self.tombstones.refresh(turn.fence)
-        await self._lease.give_back()
+        if not await self._store.mend(self._refill):
+            await self._refill()
         self._task = asyncio.create_task(self._run(), name="writer")
 
     async def write(self, events: Events, *, limited: bool = True) -> Array:
@@ -207,6 +204,20 @@ class Writer:
         result: T = await errand.done
         return result
 
+    async def snapshot(self) -> Path:
+        """A copy of the store as it is between two flushes.
+
+        Raises:
+            BackupRefusedError, StoreUnavailableError, StoreError: as the store does.
+        """
+        if not self._store.exclusive:
+            return await self._store.snapshot()  # says how it is done there
+
+        async def copy(_: Turn) -> Path:
+            return await self._store.snapshot()
+
+        return await self.in_turn(copy)
+
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""
         self._closing = True
@@ -251,6 +262,7 @@ class Writer:
 
     async def _do(self, errand: _Errand) -> None:
         try:
+            await self._store.mend(self._refill)
             turn = await self._lease.take()
             result = await errand.work(turn)
             await self._lease.give_back()
@@ -266,11 +278,22 @@ class Writer:
         finally:
             self._version += 1
 
+    async def _refill(self) -> None:
+        """Repair what was cut short, and fill the rollups that lack what was there before them."""
+        turn = await self._lease.take()
+        if self._store.exclusive:
+            await drop_drafts(self._store)
+        await fill_new_rollups(self._store, turn.fence)
+        await self.tombstones.refresh(turn.fence)
+        await self._lease.give_back()
+
     async def _wait_for_events(self) -> None:
         # What a writer has left behind is repaired soon, though nobody may come to write.
         if await _wait(self._arrived, _SETTLE_SECONDS):
             return
         try:
+            if await self._store.mend(self._refill):
+                self._version += 1
             await self._lease.settle()
             if self._torn:
                 self._version += 1
@@ -308,6 +331,7 @@ class Writer:
 
     async def _flush(self, batch: list[_Submission]) -> tuple[list[_Submission], Array]:
         """Returns those that may be acknowledged, and of each of their events, if it was stored."""
+        await self._store.mend(self._refill)
         turn = await self._lease.take()
         # In the turn: who is erased later is removed with what is stored now.
         await self.tombstones.refresh(turn.fence)

@@ -198,6 +198,8 @@ class KafkaConsumer:
             ]
             through = max((time for time in known if time is not None), default=None)
             if through is not None:
+                # The clock may have been set back: what is ahead of it isn't known any more.
+                through = min(through, asked_at)
                 self._through[partition] = through
             answer.append(
                 PartitionLag(

@@ -15,7 +15,8 @@ _DAY_SECONDS = 86_400
 
 
 @cache
-def _zone_names() -> frozenset[str]:
+def zone_names() -> frozenset[str]:
+    """All that `load_zone` knows."""
     return frozenset(resources.files("tzdata").joinpath("zones").read_text("utf-8").split())
 
 
@@ -29,7 +30,7 @@ def load_zone(name: str) -> ZoneInfo:
     Raises:
         ValueError: there is no such zone.
     """
-    if name not in _zone_names():
+    if name not in zone_names():
         raise ValueError("not an IANA time zone name such as Europe/Berlin")
     with resources.files("tzdata.zoneinfo").joinpath(name).open("rb") as file:
         return ZoneInfo.from_file(file, key=name)

@@ -1,6 +1,7 @@
 """The HTTP interface: receipts, limits, and one shape for every error."""
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
@@ -156,6 +157,20 @@ async def test_what_is_not_json_is_a_bad_request(
     assert_problem(await client.post(path, content=content), 400, "not_json")
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
+@pytest.mark.parametrize("path", [EVENTS, BATCH])
+async def test_a_compressed_body_is_not_taken(
+    client: httpx.AsyncClient, path: str, encoding: str
+) -> None:
+    content = gzip.compress(json.dumps(event()).encode())
+    headers = {"content-encoding": encoding}
+    assert_problem(await client.post(path, content=content, headers=headers), 415)
+    plain = await client.post(
+        path, content=json.dumps([event()]), headers={"content-encoding": "identity"}
+    )
+    assert plain.status_code in (200, 422)  # a batch, and not one event
+
+
 @pytest.mark.parametrize("content", ["5", '"text"', "{}", '{"events": 5}', "null"])
 async def test_json_that_is_no_batch_is_unprocessable(
     client: httpx.AsyncClient, content: str
@@ -186,7 +201,20 @@ async def test_too_many_bytes_are_too_large(
 @pytest.mark.parametrize("path", QUERIES)
 @pytest.mark.parametrize(
     "query",
-    ["days=0", "days=366", "days=x", "days=", "days=1.5", "tz=", "tz=Mars/Phobos", "tz=localtime"],
+    [
+        "days=0",
+        "days=366",
+        "days=7_0",
+        "days=%D9%A7",
+        "days=%207",
+        "days=7.0",
+        "days=x",
+        "days=",
+        "days=1.5",
+        "tz=",
+        "tz=Mars/Phobos",
+        "tz=localtime",
+    ],
 )
 async def test_bad_parameters_are_unprocessable(
     client: httpx.AsyncClient, path: str, query: str

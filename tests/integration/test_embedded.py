@@ -1,5 +1,7 @@
 """What holds for the embedded engine alone."""
 
+import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from app.core.clickhouse_embedded import EmbeddedClickHouse
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, StoreError
 from tests.conftest import opened_store
 from tests.support.process import ROOT
 
@@ -89,3 +91,29 @@ async def test_the_database_may_be_the_one_that_is_always_there(tmp_path: Path) 
         [row] = await store.execute("SELECT sum(events) AS n FROM traffic")
         await store.close()
     assert row["n"] == 2
+
+
+# Some rows, and then an error.
+HALF = (
+    "SELECT throwIf(number = 2000, 'half-way') AS a FROM numbers(9000) SETTINGS max_block_size = 99"
+)
+
+
+async def test_rows_of_a_query_that_failed_are_in_no_other_answer(tmp_path: Path) -> None:
+    async with opened_store(tmp_path / "store") as store:
+        for ahead in (False, True):
+            for _ in range(20):
+                with pytest.raises(StoreError, match="half-way"):
+                    await store.execute(HALF, ahead=ahead)
+            answers = [store.execute("SELECT 1 AS one", ahead=ahead) for _ in range(20)]
+            assert await asyncio.gather(*answers) == [[{"one": 1}]] * 20
+        before = handles()
+        for _ in range(50):
+            with pytest.raises(StoreError, match="half-way"):
+                await store.execute(HALF)
+        assert handles() <= before + 5  # connections are made anew, and not kept
+
+
+def handles() -> int:
+    """Open files and threads of this process."""
+    return len(os.listdir("/proc/self/fd")) + len(os.listdir("/proc/self/task"))

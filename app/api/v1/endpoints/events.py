@@ -10,10 +10,19 @@ from app.api.errors import described
 from app.api.v1 import PREFIX
 from app.schemas.events import MAX_BATCH_EVENTS, BatchReceipt, EventReceipt, ViewingEvent
 
-router = APIRouter(prefix=PREFIX, tags=["events"], responses=described(400, 413, 422, 500, 503))
+router = APIRouter(
+    prefix=PREFIX, tags=["events"], responses=described(400, 413, 415, 422, 500, 503)
+)
 
 _EVENT = {"$ref": "#/components/schemas/ViewingEvent"}
-_EVENTS = {"type": "array", "items": _EVENT, "maxItems": MAX_BATCH_EVENTS}
+_EVENTS = {
+    "type": "array",
+    "items": {
+        "anyOf": [_EVENT, {}],
+        "description": "What is no event is rejected, and named in the receipt.",
+    },
+    "maxItems": MAX_BATCH_EVENTS,
+}
 _EXAMPLE = {
     "user_id": "0b9c2c9e-54a1-5b8e-8f60-52f3b0b1c9d4",
     "movie_id": "5a4f8cde-3f0b-5a0e-9a4c-8d1f0f1f6b7e",
@@ -80,7 +89,7 @@ async def store_event(
                 "example": [_EXAMPLE],
             },
             "application/x-ndjson": {
-                "schema": {"type": "string", "description": "One event a line."},
+                "schema": {"description": "One event a line."},
                 "example": msgspec.json.encode(_EXAMPLE).decode() + "\n",
             },
         }

@@ -1,0 +1,13 @@
+"""A few seconds of `make soak`."""
+
+from pathlib import Path
+
+from tests.soak import grown, soak
+
+
+def test_under_mixed_load_nothing_grows_and_every_event_is_counted_once(tmp_path: Path) -> None:
+    samples, load = soak(tmp_path, seconds=9, every=0.5, seed=1)
+    assert load.faults == []
+    assert grown(samples) == []
+    assert load.stored > 100
+    assert load.requests > 100
