@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import hypothesis
 import pytest
 from fastapi import FastAPI
 
@@ -33,6 +34,10 @@ PASSWORD = "pass'word\\"  # of the server that the tests start: one that needs c
 
 # The truth is told by the same time zone database as the answers, whatever the machine has.
 zoneinfo.reset_tzpath(to=[])
+
+# Tests say what is true, not how fast: a machine may be busy.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 # One instant for a whole run: the service under test and the truth agree on what today is.
 NOW = datetime.now(UTC).replace(microsecond=0)

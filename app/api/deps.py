@@ -61,7 +61,7 @@ async def read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-def _plain_number(given: object) -> object:
+def plain_number(given: object) -> object:
     """Digits only: Python would take 7_0 for 70."""
     if isinstance(given, str) and _NUMBER.fullmatch(given) is None:
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
@@ -223,7 +223,7 @@ Backups = Annotated[BackupsOfService, Depends(_backups)]
 Days = Annotated[
     int,
     Query(ge=1, le=365, description="Calendar days in `tz`, today included.", examples=[7]),
-    BeforeValidator(_plain_number),
+    BeforeValidator(plain_number),
 ]
 Zone = Annotated[
     str,
@@ -238,6 +238,7 @@ LastDays = Annotated[
         description="UTC days, today the last, as far as events are kept.",
         examples=[90],
     ),
+    BeforeValidator(plain_number),
 ]
 Compare = Annotated[
     Literal["previous"] | None,
@@ -257,5 +258,5 @@ Format = Annotated[
 Limit = Annotated[
     int,
     Query(ge=1, le=100, description="How many films.", examples=[10]),
-    BeforeValidator(_plain_number),
+    BeforeValidator(plain_number),
 ]

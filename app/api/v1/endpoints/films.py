@@ -4,8 +4,9 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BeforeValidator
 
-from app.api.deps import Compare, Days, Format, Zone, answer, is_compared
+from app.api.deps import Compare, Days, Format, Zone, answer, is_compared, plain_number
 from app.api.errors import described
 from app.api.tables import DESCRIBED
 from app.api.v1 import PREFIX
@@ -19,6 +20,7 @@ Movie = Annotated[UUID, Path(description="Which.", examples=[FILM])]
 Step = Annotated[
     int,
     Query(ge=1, le=86_400, description="How many seconds of the film a row is.", examples=[60]),
+    BeforeValidator(plain_number),
 ]
 
 

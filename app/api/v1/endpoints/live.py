@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from app.api.deps import Format, Service, answer_at
+from app.api.deps import Format, Service, answer_at, plain_number
 from app.api.errors import described
 from app.api.tables import DESCRIBED
 from app.api.v1 import PREFIX
@@ -38,10 +38,13 @@ async def concurrency(
     request: Request,
     service: Service,
     hours: Annotated[
-        int, Query(ge=1, le=720, description="The last so many hours.", examples=[24])
+        int,
+        Query(ge=1, le=720, description="The last so many hours.", examples=[24]),
+        BeforeValidator(plain_number),
     ] = 24,
     bucket_minutes: Annotated[
         int,
+        BeforeValidator(plain_number),
         AfterValidator(_bucket),
         Query(
             description="How long a bucket is.",

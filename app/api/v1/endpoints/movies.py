@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from app.api.deps import Body, Catalog, Films, Format
+from app.api.deps import Body, Catalog, Films, Format, plain_number
 from app.api.errors import described
 from app.api.tables import DESCRIBED, csv_response, prefers_csv, stream_csv
 from app.api.v1 import PREFIX
@@ -91,6 +91,7 @@ async def movies(
             description="How many films. Left out, 50, and in CSV all of them.",
             examples=[50],
         ),
+        BeforeValidator(plain_number),
     ] = None,
     cursor: Annotated[
         str | None,
