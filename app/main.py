@@ -48,8 +48,15 @@ VERSION = "0.1.0"
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
 
+# Of a WebSocket; its clients have nothing to say.
+_MESSAGE_BYTES = 64 * 1024
+
 # uvicorn's own.
 _TICKS_A_SECOND = 10
+
+# The loop takes one new connection at a time from each socket that listens, and looks after all
+# others in between: with one socket, who comes after hundreds of others waits for seconds.
+_LISTENERS = 16
 
 # Enough for the connections and for the engine's files; many systems give a process 1,024.
 _WANTED_FILES = 65_536
@@ -157,7 +164,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
         state.service = AnalyticsService(store, state.clock)
-        state.answers = Answers(lambda: writer.version)
+        most = settings.clickhouse_readers + settings.clickhouse_query_queue
+        state.answers = Answers(lambda: writer.version, most)
         state.wordings = Wordings()
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -225,7 +233,7 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
     return bound
 
 
-async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
+async def serve(settings: Settings, listener: socket.socket, *own: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
 
     Raises:
@@ -240,8 +248,10 @@ async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
+        ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1)), *own]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
@@ -290,7 +300,7 @@ def start(settings: Settings) -> int:
                 stack.enter_context(one)
         _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
-            return run_loop(serve(settings, [listener, *own[0]]))
+            return run_loop(serve(settings, listener, *own[0]))
         return run_processes(settings.workers, partial(_work, listener, own))
 
 
@@ -303,8 +313,7 @@ def _allow_many_files() -> None:
 
 def _work(listener: socket.socket, own: list[list[socket.socket]], place: int) -> None:
     """One of several processes; they share what they listen on, but for a port of their own."""
-    listeners = [listener, *own[place]]
-    failed = run(lambda settings: run_loop(serve(settings, listeners)))
+    failed = run(lambda settings: run_loop(serve(settings, listener, *own[place])))
     sys.exit(CANNOT_START if failed else 0)
 
 

@@ -17,8 +17,9 @@ import msgspec
 from app.core.context import current_request
 from app.core.errors import AnalyticsError
 
-# What these say again and again while Kafka or the store is away is said once a minute.
-_REPETITIVE = ("aiokafka", "app.ingest.writer", "app.kafka_consumer")
+# What these say again and again while Kafka or the store is away, or a client sends what is no
+# HTTP, is said once a minute.
+_REPETITIVE = ("aiokafka", "app.ingest.writer", "app.kafka_consumer", "uvicorn")
 _MINUTE = 60.0
 
 _encode = msgspec.json.Encoder().encode
