@@ -264,7 +264,7 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
     return bound
 
 
-async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
+async def serve(settings: Settings, listener: socket.socket, *own: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
 
     Raises:
@@ -284,7 +284,7 @@ async def serve(settings: Settings, listeners: list[socket.socket]) -> None:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config, app)
-    listeners += [listeners[0].dup() for _ in range(_LISTENERS - 1)]
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1)), *own]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
@@ -333,7 +333,7 @@ def start(settings: Settings) -> int:
                 stack.enter_context(one)
         _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
-            return run_loop(serve(settings, [listener, *own[0]]))
+            return run_loop(serve(settings, listener, *own[0]))
         return run_processes(settings.workers, partial(_work, listener, own))
 
 
@@ -346,8 +346,7 @@ def _allow_many_files() -> None:
 
 def _work(listener: socket.socket, own: list[list[socket.socket]], place: int) -> None:
     """One of several processes; they share what they listen on, but for a port of their own."""
-    listeners = [listener, *own[place]]
-    failed = run(lambda settings: run_loop(serve(settings, listeners)))
+    failed = run(lambda settings: run_loop(serve(settings, listener, *own[place])))
     sys.exit(CANNOT_START if failed else 0)
 
 
