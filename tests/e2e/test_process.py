@@ -162,6 +162,18 @@ def test_sample_viewing_is_stored_once(tmp_path: Path) -> None:
         assert starts(service) in (before, before + 1)
 
 
+def test_sample_viewing_takes_a_key(tmp_path: Path) -> None:
+    key = new_key()
+    keys = dict.fromkeys(("INGEST_API_KEYS", "READ_API_KEYS"), digest_of(key).hex())
+    with running_service(tmp_path / "store", **keys) as service:
+        command = [sys.executable, "test_events.py", "--url", service.url, "--sessions", "5"]
+        refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert "401" in refused.stderr
+        command += ["--api-key", key]
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 def test_sample_viewing_without_a_service_says_so(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{Service(tmp_path / 'store').port}"
     ended = subprocess.run(
