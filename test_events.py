@@ -45,6 +45,7 @@ BATCH_EVENTS = 4_000
 REQUESTS_AT_ONCE = 3
 REQUEST_SECONDS = 30.0
 RETRY_SECONDS = 1.0  # where the service doesn't say how long to wait
+LATER = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 PATIENCE_SECONDS = 60.0
 # How long the service may take to read from Kafka what was sent, and how often it is asked.
 KAFKA_PATIENCE_SECONDS = 600.0
@@ -502,12 +503,16 @@ class Popular(msgspec.Struct):
 class Service:
     """The running service, over HTTP. Its methods raise Failure with what to tell the user."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.repeats = 0
         self._progress = time.monotonic()
         # A proxy from the environment seldom knows the way to localhost.
-        self._client = httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False)
+        self._client = httpx.AsyncClient(
+            timeout=REQUEST_SECONDS,
+            trust_env=False,
+            headers={} if key is None else {"X-API-Key": key},
+        )
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -543,7 +548,7 @@ class Service:
                 raise Failure(f"a title was not taken: {rejections[0].detail}")
 
     async def ask(self, method: str, path: str, **options: Any) -> bytes:
-        """Ask until there is an answer other than 503. Events may be sent again: ids tell."""
+        """Ask until there is an answer but 503 or 429. Events may be sent again: ids tell."""
         while True:
             wait = RETRY_SECONDS
             try:
@@ -555,7 +560,7 @@ class Service:
                     self._progress = time.monotonic()
                     return response.content
                 problem = f"{self.url} answers {response.status_code}: {detail_of(response)}"
-                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                if response.status_code not in LATER:
                     raise Failure(problem)
                 seconds = response.headers.get("Retry-After", "")
                 wait = float(seconds) if seconds.isdecimal() else RETRY_SECONDS
@@ -760,7 +765,7 @@ def comparison(plan: Plan, starts: Counter[UUID], answer: Sequence[tuple[UUID, i
 async def run(flags: argparse.Namespace, plan: Plan, now: int) -> int:
     """Send what is planned and print what came of it. Returns the exit code."""
     totals = Totals()
-    service = Service(flags.url)
+    service = Service(flags.url, flags.api_key)
     sender = SENDERS[flags.via](service, flags)
     try:
         await sender.start()
@@ -848,6 +853,9 @@ def parse_flags(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Send sample viewing to a running service.")
     parser.add_argument(
         "--url", type=http_url, default="http://localhost:8006", help="the service (%(default)s)"
+    )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="where the service wants one, for sending and for reading"
     )
     parser.add_argument(
         "--via", choices=list(SENDERS), default="http", help="the way to send (%(default)s)"

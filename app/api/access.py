@@ -52,7 +52,7 @@ TABLE: tuple[Row, ...] = (
     Row(("GET",), ("/livez", "/readyz"), OPEN),
     # The page brings no figures: it asks for them as everybody does.
     Row(("GET",), ("/", "/static/*", "/favicon.ico"), OPEN),
-    Row(("GET",), ("/film/*", "/films/*", "/viewer/*", "/viewers/*", "/definitions"), OPEN),
+    Row(("GET",), ("/films/{id}", "/viewers/{id}", "/definitions"), OPEN),
     Row(("GET",), ("/health",), Page.HEALTH),
     Row(("GET",), ("/metrics",), Page.METRICS),
     Row(("GET",), ("/docs", "/docs/*", "/redoc", "/openapi.json"), Page.DOCS),
