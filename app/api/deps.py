@@ -98,6 +98,8 @@ async def answer(
     if prefers_csv(request, form):
         return csv_response(await answers.compute(lambda: ask(service, *arguments)))
     question = Question(ask.__name__, arguments, service.today(tz))
+    if prefers_csv(request, form):
+        return csv_response(await answers.get(question, lambda: ask(service, *arguments)), ask)
     wordings: Wordings = request.app.state.wordings
     wordings.learn(request.scope, tz, question)
     body = await answers.get(question, lambda: ask(service, *arguments))
@@ -119,6 +121,8 @@ async def answer_at(
         return csv_response(await answers.compute(lambda: ask(service, moment, *arguments)))
     question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
     body = await answers.get(question, lambda: ask(service, moment, *arguments))
+    if prefers_csv(request, form):
+        return csv_response(body, ask)
     return Response(body, media_type="application/json")
 
 

@@ -34,7 +34,7 @@ async def served(path: Path) -> AsyncIterator[int]:
         _env_file=None, enable_kafka=False, clickhouse_path=path / "store", port=port
     )
     with socket.create_server(("127.0.0.1", port)) as listener:
-        serving = asyncio.create_task(serve(settings, [listener]))
+        serving = asyncio.create_task(serve(settings, listener))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             while (await client.get("/readyz")).status_code != 200:
                 assert not serving.done()

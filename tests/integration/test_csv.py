@@ -108,3 +108,20 @@ async def test_a_list_without_rows_has_a_header_and_errors_are_problems(
     csv_wanted = {"accept": "text/csv"}
     assert_problem(await client.get(f"{PREFIX}/trends?days=0", headers=csv_wanted), 422)
     assert_problem(await client.get(f"{PREFIX}/trends?format=tsv", headers=csv_wanted), 422)
+
+
+async def test_without_the_store_there_is_a_problem_and_no_table(
+    service: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
+    app, client = service
+    await app.state.store.close()
+    film, user = f"content/{MOVIES[0]}", f"user/{USERS[0]}"
+    for path in (
+        "content/popular", "trends", "peak-hours", "heatmap", "now", "concurrency", "overview",
+        "watch-time", f"{film}/stats", f"{film}/trends", f"{film}/retention", f"{user}/movies",
+        "catalog/movies",
+    ):  # fmt: skip
+        for form in ("csv", "json"):
+            assert_problem(await client.get(f"{PREFIX}/{path}?format={form}"), 503)
+    film_sent = {"movie_id": MOVIES[0], "title": "x"}
+    assert_problem(await client.put(f"{PREFIX}/catalog/movies", json=[film_sent]), 503)
