@@ -95,8 +95,6 @@ async def answer(
     _check_started(request)
     service: AnalyticsService = request.app.state.service
     answers: Answers = request.app.state.answers
-    if prefers_csv(request, form):
-        return csv_response(await answers.compute(lambda: ask(service, *arguments)))
     question = Question(ask.__name__, arguments, service.today(tz))
     if prefers_csv(request, form):
         return csv_response(await answers.get(question, lambda: ask(service, *arguments)), ask)
@@ -117,8 +115,6 @@ async def answer_at(
     _check_started(request)
     service: AnalyticsService = request.app.state.service
     answers: Answers = request.app.state.answers
-    if prefers_csv(request, form):
-        return csv_response(await answers.compute(lambda: ask(service, moment, *arguments)))
     question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
     body = await answers.get(question, lambda: ask(service, moment, *arguments))
     if prefers_csv(request, form):

@@ -11,8 +11,6 @@ from app.core.gate import Gate
 
 # What retention takes away, and what another program writes, is seen after so long.
 _KEPT_SECONDS = 10.0
-
-_BUSY = "too many answers wait to be computed; try again later"
 _KEPT_ANSWERS = 1_000
 
 Question = Hashable
@@ -58,7 +56,6 @@ class Answers:
         self._kept_version: int | None = None
         self._running: dict[Question, _Running] = {}
         self._next: dict[Question, asyncio.Task[bytes]] = {}
-        self._unshared = 0
 
     async def get(self, question: Question, compute: Compute) -> bytes:
         """The answer as JSON text. Raises what `compute` raises, or BusyError.
@@ -71,17 +68,6 @@ class Answers:
             return body
         # One who goes away doesn't take the answer from the others.
         return await asyncio.shield(self._computation(question, self._version(), compute))
-
-    async def compute(self, compute: Compute) -> BaseModel:
-        """An answer that is not JSON, for whoever asks alone. Raises as `get` does."""
-        if len(self._running) + self._unshared >= self._most:
-            raise BusyError(_BUSY)
-        self._unshared += 1
-        try:
-            async with self._gate.shared():
-                return await compute()
-        finally:
-            self._unshared -= 1
 
     def kept(self, question: Question) -> bytes | None:
         """The answer, if it is there and nothing was written since it was computed."""
@@ -103,8 +89,8 @@ class Answers:
         if question in self._next:
             return self._next[question]
         if running is None:
-            if len(self._running) + self._unshared >= self._most:
-                raise BusyError(_BUSY)
+            if len(self._running) >= self._most:
+                raise BusyError("too many answers wait to be computed; try again later")
             return self._begin(question, compute)
         self._next[question] = _task(self._after(running.task, question, compute))
         return self._next[question]
