@@ -12,6 +12,7 @@ import msgspec
 from app.core.block import Array
 from app.core.errors import (
     BodyTooLargeError,
+    BusyError,
     EventRejectedError,
     MalformedBodyError,
     UnexpectedBodyError,
@@ -36,6 +37,8 @@ _INLINE_BYTES = 32 * 1024
 
 # A body of 16 MiB can take a multiple of that while it is decoded.
 _LARGE_AT_ONCE = 2
+# Who waits longer is refused: else, under overload, all are answered when they have given up.
+_PATIENCE_SECONDS = 5.0
 
 RawEvents = Sequence[bytes | msgspec.Raw]
 
@@ -97,6 +100,7 @@ class Intake:
 
         Raises:
             MalformedBodyError: not JSON. A line of NDJSON that is not is a rejection instead.
+            BusyError: it is large, and too many such bodies wait.
             UnexpectedBodyError: neither an array nor an object with an array `events`.
             BodyTooLargeError: too many events.
         """
@@ -138,8 +142,15 @@ class Intake:
         oldest = self._writer.oldest(now)
         if len(body) <= _INLINE_BYTES:
             return _decode_batch(body, lines, now, oldest)
-        async with self._large:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._large.acquire()
+        except TimeoutError:
+            raise BusyError("too many large bodies wait to be decoded; try again later") from None
+        try:
             return await asyncio.to_thread(_decode_batch, body, lines, now, oldest)
+        finally:
+            self._large.release()
 
 
 def _decode_batch(body: bytes, lines: bool, now: datetime, oldest: datetime) -> Decoded:

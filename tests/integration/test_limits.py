@@ -155,3 +155,18 @@ async def test_bodies_take_so_much_memory(tmp_path: Path) -> None:
         again = await client.post(BATCH, content=body())
         assert again.json()["stored"] == 1
         assert await starts(client) == most + 2
+
+
+async def test_large_bodies_wait_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.ingest.intake._PATIENCE_SECONDS", 0.0)
+    async with running(embedded(tmp_path)) as (_, client):
+        bodies = [json.dumps([event() for _ in range(5_000)]) for _ in range(6)]
+        answers = await asyncio.gather(*(client.post(BATCH, content=body) for body in bodies))
+        taken = [answer for answer in answers if answer.status_code == 200]
+        for answer in answers:
+            if answer not in taken:
+                assert_problem(answer, 503)
+        assert 2 <= len(taken) < 6
+        assert await starts(client) == 5_000 * len(taken)
+        # What was held was given back.
+        assert (await client.post(BATCH, content=bodies[0])).status_code == 200
