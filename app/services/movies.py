@@ -13,7 +13,8 @@ from app.schemas.catalog import CatalogPage, Film
 
 # Where other instances change the catalogue too, what they changed is seen after so long.
 _KNOWN_SECONDS = 2.0
-_KNOWN_FILMS = 100_000
+# Some 20 MB.
+_KNOWN_FILMS = 20_000
 _CSV_PAGE = 5_000
 
 _START = ("", "")
