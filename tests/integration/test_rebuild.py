@@ -46,6 +46,19 @@ async def test_days_are_what_the_events_say(store: ClickHouseClient) -> None:
         await rebuild(store, rollups, EVERY_DAY, in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
         await writing
         await assert_rollups_match(store)
+        # Of one day, while events of other months come.
+        doubled = "INSERT INTO {0} SELECT * FROM {0} WHERE toDate({1}) = today()"
+        await store.execute(doubled.format("popular_content", "event_date"))
+        one_day = asyncio.create_task(
+            rebuild(store, rollups, [NOW.date()], in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
+        )
+        sent = 0
+        while not one_day.done():
+            await write(writer, [event(40_000 + sent, at=AN_HOUR_AGO - sent % 90 * DAY)])
+            sent += 7
+        await one_day
+        assert sent > 7 * 3
+        await assert_rollups_match(store)
         await write(writer, [event(30_000)])
         await assert_rollups_match(store)
     assert await left_behind(store) == []
