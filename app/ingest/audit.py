@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, Row
 from app.core.errors import UnderWayError
@@ -106,10 +108,12 @@ class Auditor:
         for rollup in rollups:
             for piece in await self._pieces(rollup, first, last, events):
                 differences += await self._differences(piece)
-        for one in differences:
+        wrong = sorted({(one.rollup, str(one.day)) for one in differences})
+        for table, days_of_table in groupby(wrong, key=itemgetter(0)):
+            days_there = [day for _, day in days_of_table]
             logger.warning(
-                "%s of %s: %s should be %d and is %d",
-                one.rollup, one.day, one.what, one.expected, one.found,
+                "%s differs from the events on %d days from %s on",
+                table, len(days_there), days_there[0],
             )  # fmt: skip
         return Audit(
             first_day=first,
@@ -153,12 +157,13 @@ class Auditor:
     async def _differences(self, piece: "_Piece") -> list[Difference]:
         # The limits of a reader's query are not for this one.
         sql = f"{piece.comparison} SETTINGS max_execution_time = 0"
-        differences: list[Difference] = []
-        for row in await self._store.execute(sql, piece.about):
-            again = piece.narrowed(date.fromisoformat(row["day"]))
-            for certain in await self._in_turn(partial(self._look, again)):
-                differences += again.differences(certain)
-        return differences
+        rows = await self._store.execute(sql, piece.about)
+        if not rows:
+            return []
+        days = [date.fromisoformat(row["day"]) for row in rows]
+        again = piece.narrowed(days[0], days[-1])
+        certain = await self._in_turn(partial(self._look, again))
+        return [one for row in certain for one in again.differences(row)]
 
     async def _look(self, piece: "_Piece", turn: Turn) -> list[Row]:
         return await self._store.execute(
@@ -207,8 +212,8 @@ class _Piece(ABC):
         """SQL: the condition for those of the rollup."""
 
     @abstractmethod
-    def narrowed(self, day: date) -> "_Piece":
-        """The part in which there seems to be a difference about that day."""
+    def narrowed(self, first: date, last: date) -> "_Piece":
+        """The part in which there seem to be differences, about days from one to another."""
 
     @property
     def comparison(self) -> str:
@@ -297,8 +302,8 @@ class _Days(_Piece):
         spans = ", ".join(map(str, self._spans))
         return f"{between} AND days NOT IN ({spans})" if spans else between
 
-    def narrowed(self, day: date) -> "_Days":
-        return _Days(self.rollup, self._spans, day, day)
+    def narrowed(self, first: date, last: date) -> "_Days":
+        return _Days(self.rollup, self._spans, first, last)
 
 
 class _Spans(_Piece):
@@ -332,6 +337,7 @@ class _Spans(_Piece):
         between = f"{self.rollup.first_day} BETWEEN {{first_day:Date}} AND {{last_day:Date}}"
         return f"{between} AND days = {{span:UInt16}}"
 
-    def narrowed(self, day: date) -> "_Spans":
-        first = day - _place_in_span(day, self._days) * _DAY
-        return _Spans(self.rollup, self._days, first, first + (self._days - 1) * _DAY)
+    def narrowed(self, first: date, last: date) -> "_Spans":
+        start = first - _place_in_span(first, self._days) * _DAY
+        end = last + (self._days - 1 - _place_in_span(last, self._days)) * _DAY
+        return _Spans(self.rollup, self._days, start, end)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
-from app.core.errors import NotOnClusterError
+from app.core.errors import NotOnClusterError, StoreError, StoreUnavailableError
 from app.ingest.lease import Turn
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
@@ -81,8 +81,27 @@ async def rebuild(
         return drafts, turn.number - 1
 
     drafts, last = await in_turn(begin)
+    try:
+        await _finish(store, drafts, wanted, first_kept, last, in_turn)
+    except StoreError as error:
+        there = await store.execute(load_query("tables_named"), {"prefix": drafts[-1].table})
+        if there:
+            raise
+        raise StoreUnavailableError("another process has begun to rebuild") from error
+    logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
+
+
+async def _finish(
+    store: ClickHouseClient,
+    drafts: Sequence[Draft],
+    wanted: Sequence[date],
+    first_kept: date,
+    last: int,
+    in_turn: InTurn,
+) -> None:
     for draft in drafts:
         await _build(store, draft, wanted, first_kept, last)
+        await draft.complete()
     # What was written while they were built, in two steps: the last one, in a turn, is short.
     now = await in_turn(_number_before)
     for draft in drafts:
@@ -91,7 +110,6 @@ async def rebuild(
             await draft.add(_rows(draft.rollup, _OF_BATCHES), more)
     for draft in drafts:
         await in_turn(partial(_decide, draft, now + 1))
-    logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
 
 
 async def _number_before(turn: Turn) -> int:

@@ -36,7 +36,7 @@ class Draft:
         self.table = f"{_DRAFT}{turn}_{rollup.table}"
         self.before = f"{self.table}_before"
         self._store = store
-        self._partitions: list[str] = []
+        self._partitions: set[str] = set()
 
     async def begin(self, fence: Fence | None, about: Parameters) -> None:
         """Of all partitions in which a row is of the days in `about`."""
@@ -48,8 +48,8 @@ class Draft:
             fence,
             about,
         )
-        self._partitions = [row["id"] for row in rows]
-        for partition in self._partitions:
+        self._partitions = {row["id"] for row in rows}
+        for partition in sorted(self._partitions):
             await self._in_turn(
                 f"ALTER TABLE {self.before} ATTACH PARTITION ID '{partition}' FROM {rollup.table}",
                 fence,
@@ -62,6 +62,14 @@ class Draft:
         statement = f"{self._insert_into(self.table)} {rows} SETTINGS max_execution_time = 0"
         await self._store.execute(statement, about, fence=fence)
 
+    async def complete(self) -> None:
+        """All partitions that will be swapped have rows by now, or will have none.
+
+        What is added from now on to others is not swapped: the rollup has it, and more.
+        """
+        rows = await self._store.execute(f"SELECT DISTINCT _partition_id AS id FROM {self.table}")
+        self._partitions |= {row["id"] for row in rows}
+
     async def decide(
         self, turn: int, fence: Fence | None, last_lines: str, about: Parameters
     ) -> None:
@@ -73,12 +81,10 @@ class Draft:
         decided = f"{_DECIDED}{turn}_{self.rollup.table}"
         await self._in_turn(f"RENAME TABLE {self.table} TO {decided}", fence)
         await self._in_turn(f"{self._insert_into(decided)} {last_lines}", fence, about)
-        rows = await self._in_turn(f"SELECT DISTINCT _partition_id AS id FROM {decided}", fence)
-        partitions = {*self._partitions, *(row["id"] for row in rows)}
         await self._in_turn(
-            f"ALTER TABLE {decided} MODIFY COMMENT '{json.dumps(sorted(partitions))}'", fence
+            f"ALTER TABLE {decided} MODIFY COMMENT '{json.dumps(sorted(self._partitions))}'", fence
         )
-        await _carry_out(self._store, decided, self.rollup.table, partitions, fence)
+        await _carry_out(self._store, decided, self.rollup.table, self._partitions, fence)
         await self._in_turn(f"DROP TABLE {self.before} SYNC", fence)
 
     def _insert_into(self, table: str) -> str:

@@ -156,6 +156,7 @@ async def test_nothing_of_an_erased_user_is_on_the_disk(tmp_path: Path) -> None:
         await assert_rollups_match(store)
 
 
+@pytest.mark.parametrize("engine", ["embedded"])
 async def test_an_answer_is_with_the_user_or_without(settings: Settings) -> None:
     events = viewing(random.Random(7), 500)
     before, after = Truth(events, NOW), Truth(without(events, ERIN), NOW)
@@ -187,6 +188,7 @@ async def test_an_answer_is_with_the_user_or_without(settings: Settings) -> None
         await assert_truth(client, without(events, ERIN))
 
 
+@pytest.mark.parametrize("engine", ["embedded"])
 async def test_events_that_wait_while_their_user_is_erased_are_refused(settings: Settings) -> None:
     events = viewing(random.Random(8), 400)
     async with running(settings) as (_, client):
@@ -206,6 +208,7 @@ async def test_events_that_wait_while_their_user_is_erased_are_refused(settings:
         await assert_truth(client, without(taken, ERIN))
 
 
+@pytest.mark.parametrize("engine", ["embedded"])
 async def test_an_anonymised_user_is_counted_and_unknown(settings: Settings) -> None:
     events = viewing(random.Random(9), 600)
     theirs = [event for event in events if event["user_id"] == ERIN]

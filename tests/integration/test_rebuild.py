@@ -1,6 +1,7 @@
 """Rollups that are made anew for some days: what they hold, and what is seen meanwhile."""
 
 import asyncio
+import json
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -45,6 +46,61 @@ async def test_days_are_what_the_events_say(store: ClickHouseClient) -> None:
         await rebuild(store, rollups, EVERY_DAY, in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
         await writing
         await assert_rollups_match(store)
+        # Of one day, while events of other months come.
+        doubled = "INSERT INTO {0} SELECT * FROM {0} WHERE toDate({1}) = today()"
+        await store.execute(doubled.format("popular_content", "event_date"))
+        one_day = asyncio.create_task(
+            rebuild(store, rollups, [NOW.date()], in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
+        )
+        sent = 0
+        while not one_day.done():
+            await write(writer, [event(40_000 + sent, at=AN_HOUR_AGO - sent % 90 * DAY)])
+            sent += 7
+        await one_day
+        assert sent > 7 * 3
+        await assert_rollups_match(store)
         await write(writer, [event(30_000)])
         await assert_rollups_match(store)
+    assert await left_behind(store) == []
+
+
+async def test_a_swap_that_was_decided_is_carried_out_before_anything_else(
+    store: ClickHouseClient,
+) -> None:
+    days = [AN_HOUR_AGO - n * DAY for n in (0, 40)]
+    async with started(store) as writer:
+        # In the second turn: the start had the first.
+        await write(writer, [event(10 * n + m, at=at) for n, at in enumerate(days) for m in (1, 2)])
+    partitions = [f"{day_of(at):%Y%m}" for at in days]
+    # As a process leaves it that dies in the middle: old rows and new ones are there.
+    swaps = {"popular_content": partitions, "user_stats": [*partitions, "209901"]}
+    for rollup, decided in swaps.items():
+        await store.execute(f"CREATE TABLE swapping_3_{rollup} AS {rollup}")
+        await store.execute(f"INSERT INTO swapping_3_{rollup} SELECT * FROM {rollup}")
+        await store.execute(
+            f"ALTER TABLE swapping_3_{rollup} MODIFY COMMENT '{json.dumps(decided)}'"
+        )
+        await store.execute(f"INSERT INTO {rollup} SELECT * FROM {rollup}")
+    # A month of which nothing is to be left.
+    await store.execute(
+        "INSERT INTO user_stats (event_date, user_id, events)"
+        " SELECT '2099-01-05', user_id, 1 FROM user_stats"
+    )
+    # One that was not decided, one that was carried out long ago, and a draft.
+    for table, comment in (
+        ("swapping_3_traffic", ""),
+        ("swapping_2_traffic", '["202001"]'),
+        ("rebuilding_1_traffic", ""),
+    ):
+        await store.execute(f"CREATE TABLE {table} AS traffic COMMENT '{comment}'")
+        await store.execute(f"INSERT INTO {table} SELECT min(quarter), 9, 9, 9 FROM traffic")
+    with pytest.raises(AssertionError):
+        await assert_rollups_match(store)
+    async with started(store) as writer:
+        await assert_rollups_match(store)
+        await write(writer, [event(100, at=at) for at in days])
+        await assert_rollups_match(store)
+        today = [NOW.date()]
+        rollups = await load_rollups(store)
+        await rebuild(store, rollups, today, in_turn=writer.in_turn, first_kept=EVERY_DAY[-1])
     assert await left_behind(store) == []
