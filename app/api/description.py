@@ -37,4 +37,8 @@ def complete_description(app: FastAPI) -> None:
 def _name_zones(parameters: list[dict[str, Any]]) -> None:
     for parameter in parameters:
         if parameter["name"] == "tz":
-            parameter["schema"] = {"$ref": "#/components/schemas/TimeZone", "default": "UTC"}
+            named = {"$ref": "#/components/schemas/TimeZone"}
+            kept = ("default", "examples", "description")
+            parameter["schema"] = named | {
+                name: value for name, value in parameter["schema"].items() if name in kept
+            }

@@ -2,16 +2,24 @@
 
 import asyncio
 import os
+import random
+import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from app.core.clickhouse_embedded import EmbeddedClickHouse
-from app.core.errors import ConfigurationError, StoreError
-from tests.conftest import opened_store
+from app.core.config import Settings
+from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
+from tests.conftest import NOW, opened_store, running
+from tests.support.answers import PREFIX, assert_answers
+from tests.support.consistency import assert_rollups_match
+from tests.support.kills import USERS, flat, make_batch
+from tests.support.oracle import Truth
 from tests.support.process import ROOT
 
 OPEN_AND_WAIT = """
@@ -117,3 +125,32 @@ async def test_rows_of_a_query_that_failed_are_in_no_other_answer(tmp_path: Path
 def handles() -> int:
     """Open files and threads of this process."""
     return len(os.listdir("/proc/self/fd")) + len(os.listdir("/proc/self/task"))
+
+
+async def test_a_merge_that_the_disk_refused_loses_nothing(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, clickhouse_path=tmp_path / "store", enable_kafka=False)
+    dice = random.Random(12)
+    batches = [make_batch(dice, 40, days=1) for _ in range(4)]
+    async with running(settings, lambda: NOW) as (app, client):
+        for batch in batches:
+            assert (await client.post(f"{PREFIX}/events/batch", json=batch)).status_code == 200
+        store = app.state.store
+        for table in ("viewing_events", "popular_content"):
+            # Less than what is merged has; the disk is full for files that are longer.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+            try:
+                with suppress(StoreError, StoreUnavailableError):
+                    await store.execute(f"OPTIMIZE TABLE {table} FINAL", ahead=True)
+            finally:
+                no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+                resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+            # It is noticed and made good without a request.
+            for _ in range(2000):
+                aside = list((tmp_path / "store").glob(f"broken/{table}-*"))
+                if aside and (await client.get("/health")).json()["status"] == "healthy":
+                    break
+                await asyncio.sleep(0.05)
+            assert aside
+            await assert_answers(client, Truth(flat(batches), NOW), USERS[:3], 7, "UTC")
+            await assert_answers(client, Truth(flat(batches), NOW), USERS[:3], 7, "Asia/Kolkata")
+            await assert_rollups_match(store)
