@@ -36,11 +36,11 @@ TITLES = ['<img src=x onerror="document.title=1">', 'Amélie, "the" film', "  He
 
 
 def viewing() -> list[dict[str, Any]]:
-    """Of three weeks, until minutes ago: some films more than others, some watched to the end."""
+    """Of seven weeks, until minutes ago: some films more than others, some watched to the end."""
     now = datetime.now(UTC).replace(microsecond=0)
     events = []
     for number in range(400):
-        began = now - timedelta(minutes=10 + number * number * 30_000 // 160_000)
+        began = now - timedelta(minutes=10 + number * number * 72_000 // 160_000)
         film, viewer = FILMS[number % 13 % 12], VIEWERS[number * 7 % 40]
         session = str(uuid5(SPACE, f"session {number}"))
         steps = ["start", "progress", "progress", "finish" if number % 3 else "progress"]
@@ -392,6 +392,10 @@ def test_it_can_be_used_with_the_keyboard(browser: Browser, service: Service, ap
         page.keyboard.press("Tab")
         focused = page.evaluate("document.activeElement.closest('main') !== null")
         assert focused
+        page.get_by_role("navigation", name="Period").get_by_text("28 days").focus()
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile("days=28"))
+        expect(page.get_by_role("navigation", name="Period").get_by_text("28 days")).to_be_focused()
         finder = page.get_by_role("searchbox")
         finder.fill("heat")
         expect(page.locator(".found a")).to_be_visible()
