@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 
 from tests.support.answers import PREFIX
 from tests.support.process import ROOT, Service, running_service
@@ -149,8 +149,14 @@ def figure(page: Page, name: str) -> Any:
     return page.locator(f'[data-figure="{name}"]').first
 
 
-def shows(page: Page, name: str, value: object) -> None:
+def shows(page: Page, name: str, value: object, text: str | None = None) -> None:
     expect(figure(page, name)).to_have_attribute("data-value", str(value))
+    if text is not None:
+        expect(figure(page, name)).to_have_text(text)
+
+
+def change(page: Page, name: str) -> Any:
+    return figure(page, name).locator("xpath=following-sibling::*")
 
 
 def texts(page: Page, rows: str) -> list[list[str]]:
@@ -170,6 +176,11 @@ def plain(number: float) -> str:
     return f"{number:,}"
 
 
+def signed(number: float) -> str:
+    rounded = round(abs(number) + 1e-9, 1)
+    return ("+" if number > 0 else "\u2212") + f"{rounded:.1f}".removesuffix(".0")
+
+
 def percent(rate: float) -> str:
     return f"{rate:,.2f}\u202f%"
 
@@ -180,10 +191,20 @@ def test_the_overview_shows_what_the_api_says(browser: Browser, service: Service
         now = api.get("/now")
         shows(page, "sessions", now["sessions"])
         counted = api.get("/overview", days=28, compare="previous")
-        for name in ("total_views", "unique_viewers", "completion_rate"):
-            shows(page, name, counted[name])
-        watched = api.get("/watch-time", days=28)
-        shows(page, "total_watch_time_seconds", watched["total_watch_time_seconds"])
+        before = counted["previous"]
+        for name in ("total_views", "unique_viewers"):
+            shows(page, name, counted[name], plain(counted[name]))
+            grown = 100 * (counted[name] - before[name]) / before[name]
+            text = f"{signed(grown)}\u202f%" if grown else "no change"
+            expect(change(page, name)).to_have_text(text)
+        rate = counted["completion_rate"]
+        shows(page, "completion_rate", rate, percent(rate))
+        points = signed(rate - before["completion_rate"])
+        expect(change(page, "completion_rate")).to_have_text(f"{points} points")
+        seconds = api.get("/watch-time", days=28)["total_watch_time_seconds"]
+        hours, minutes = divmod(seconds // 60, 60)
+        assert hours < 100
+        shows(page, "total_watch_time_seconds", seconds, f"{hours}\u202fh {minutes}\u202fmin")
 
         popular = api.get("/content/popular", days=28, limit=10)["items"]
         rows = texts(page, ".list tbody tr")
@@ -344,6 +365,26 @@ def test_it_says_so_when_the_service_is_away_and_comes_back(
         expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_it_says_when_the_store_is_away(browser: Browser, service: Service, api: Api) -> None:
+    """The service says so over the socket; what it says is put into the page's mouth here."""
+
+    def relay(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            socket.send(message)
+            socket.send('{"type":"unavailable"}')
+
+        server.on_message(tell)
+
+    with opened(browser, service, f"/definitions?tz={ZONE}") as page:
+        page.route_web_socket(re.compile("/live"), relay)
+        page.reload()
+        page.get_by_role("link", name="Overview").click()
+        expect(page.locator("#status")).to_contain_text("The store doesn't answer. Figures of")
+        expect(page.locator(".now")).to_have_attribute("data-state", "stale")
+
+
 def test_it_asks_for_a_key_where_one_is_needed(browser: Browser, tmp_path: Path) -> None:
     hashed = hashlib.sha256(b"right").hexdigest()
     with (
@@ -421,6 +462,7 @@ def test_files_are_small_kept_and_never_stale(service: Service) -> None:
         # Every module is named in the page: none waits for another to be read.
         modules = {file.name for file in (ROOT / "app/web/js").glob("*.js")}
         assert modules == {path.rpartition("/")[2] for path in paths if "/js/" in path}
+        assert (client.head("/").status_code, client.head("/").content) == (200, b"")
         plain = client.get(min(paths), headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         other = re.sub(r"/static/\w+/", "/static/000000000000/", min(paths))
