@@ -78,12 +78,20 @@ class Movies:
         )
 
     async def every(self, text: str, cursor: str | None) -> AsyncIterator[Film]:
-        """All films by title that hold the text, from the cursor on, some at a time in memory."""
-        after = _START if cursor is None else read_cursor(cursor)
-        while rows := await self._rows(text, _CSV_PAGE, after):
-            for row in rows:
-                yield _film(row)
-            after = rows[-1]["sort_title"], rows[-1]["movie_id"]
+        """All films by title that hold the text, from the cursor on, some at a time in memory.
+
+        What can't be answered is found out before the first of them is handed out.
+        """
+        rows = await self._rows(text, _CSV_PAGE, _START if cursor is None else read_cursor(cursor))
+
+        async def each(rows: list[Row]) -> AsyncIterator[Film]:
+            while rows:
+                for row in rows:
+                    yield _film(row)
+                after = rows[-1]["sort_title"], rows[-1]["movie_id"]
+                rows = await self._rows(text, _CSV_PAGE, after)
+
+        return each(rows)
 
     async def _rows(self, text: str, limit: int, after: tuple[str, str]) -> list[Row]:
         about: Parameters = {

@@ -16,3 +16,5 @@ FROM
     GROUP BY minute
 )
 GROUP BY bucket
+-- Minute by minute, as the table is sorted: not the sessions of all minutes at a time in memory.
+SETTINGS optimize_aggregation_in_order = 1

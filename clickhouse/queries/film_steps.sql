@@ -45,7 +45,9 @@ WITH
     )
 SELECT
     arrayJoin(range(toUInt64(intDiv(begin, {step:UInt32})), toUInt64(intDiv(end - 1, {step:UInt32}) + 1))) AS number,
-    uniqExact(user_id) AS viewers,
-    uniqExactIf(user_id, seen_again_until > greatest(begin, toInt64(number * {step:UInt32}))) AS rewatchers
+    uniqCombined64(17)(cityHash64(user_id)) AS viewers,
+    uniqCombined64If(17)(cityHash64(user_id), seen_again_until > greatest(begin, toInt64(number * {step:UInt32}))) AS rewatchers
 FROM repeats
 GROUP BY number
+-- What doesn't fit in so much memory is sorted on the disk.
+SETTINGS max_bytes_before_external_sort = 500000000

@@ -17,3 +17,5 @@ FROM
         ROWS BETWEEN 1 PRECEDING AND CURRENT ROW
     )
 )
+-- What doesn't fit in so much memory is sorted on the disk.
+SETTINGS max_bytes_before_external_sort = 500000000

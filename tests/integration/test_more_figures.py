@@ -49,7 +49,7 @@ def sittings(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

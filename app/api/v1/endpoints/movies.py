@@ -108,4 +108,4 @@ async def movies(
         return await films.page(q, limit or _PAGE, cursor)
     if limit is not None:
         return csv_response(await films.page(q, limit, cursor))
-    return stream_csv(Film, films.every(q, cursor))
+    return stream_csv(Film, await films.every(q, cursor))
