@@ -18,7 +18,7 @@ LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .PHONY: screenshots definitions
-.PHONY: help install run demo stop kafka kafka-stop test chaos bench lint types check test-events docker-up \
+.PHONY: help install run demo stop kafka kafka-stop test chaos overload bench lint types check test-events docker-up \
 	docker-down logs lock clean
 
 help:  ## What can be made
@@ -63,6 +63,9 @@ test: install  ## Run every test, JOBS (2) at a time
 
 chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on the way, compare with plain Python
 	@$(BIN)/python -m tests.chaos $(RATINGS) $(FLAGS)
+
+overload: install  ## Ten times the load that the machine can take, for a minute; what becomes of the service
+	@$(BIN)/python -m tests.overload $(FLAGS)
 
 bench: install  ## Measure everything side by side, and write benchmarks/RESULTS.md; FLAGS="--only …"
 	@$(BIN)/python -m benchmarks $(FLAGS)

@@ -50,8 +50,15 @@ VERSION = "0.1.0"
 # A request that takes longer than this to finish after SIGTERM is cut off, unacknowledged.
 _DRAIN_SECONDS = 20
 
+# Of a WebSocket; its clients have nothing to say.
+_MESSAGE_BYTES = 64 * 1024
+
 # uvicorn's own.
 _TICKS_A_SECOND = 10
+
+# The loop takes one new connection at a time from each socket that listens, and looks after all
+# others in between: with one socket, who comes after hundreds of others waits for seconds.
+_LISTENERS = 16
 
 # Enough for the connections and for the engine's files; many systems give a process 1,024.
 _WANTED_FILES = 65_536
@@ -128,10 +135,14 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
-def _warn_of_open_doors(settings: Settings) -> None:
-    """Where others than this machine's own can come in, what they may do without a key."""
+def _warn_of_open_doors(settings: Settings, address: str) -> None:
+    """Where others than this machine's own can come in, what they may do without a key.
+
+    Args:
+        address: the IP address that is listened on.
+    """
     rules = _rules(settings)
-    if rules.unguarded() and not _is_loopback(settings.host):
+    if rules.unguarded() and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         logger.warning(
             "ANYBODY who reaches %s:%d is let in without a key for %s; set %s, or HOST=127.0.0.1",
             settings.host,
@@ -139,13 +150,6 @@ def _warn_of_open_doors(settings: Settings) -> None:
             ", ".join(DOING[of] for of in rules.unguarded()),
             ", ".join(SETTINGS[of] for of in rules.unguarded()),
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @asynccontextmanager
@@ -160,9 +164,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         catalog = Catalog(store, state.clock)
         state.catalog = catalog
         state.service = AnalyticsService(store, state.clock, Movies(store, lambda: catalog.version))
-        state.answers = Answers(lambda: _version(writer, catalog))
+        most = settings.clickhouse_readers + settings.clickhouse_query_queue
+        state.answers = Answers(lambda: _version(writer, catalog), most)
         state.wordings = Wordings()
-        state.broadcast = Broadcast(state.service, store, state.clock, lambda: writer.version)
+        state.broadcast = Broadcast(
+            state.service, store, state.clock, lambda: _version(writer, catalog)
+        )
         stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -256,15 +263,17 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
+        ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=listeners)
         return
     # From the start, so that the probes are answered while the store is opened.
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     try:
         async with app.router.lifespan_context(app):
             await serving
@@ -293,9 +302,9 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
-    _warn_of_open_doors(settings)
     _allow_many_files()
     with _bind(settings) as listener:
+        _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
             return run_loop(serve(settings, listener))
         return run_processes(settings.workers, partial(_work, listener))

@@ -137,7 +137,7 @@ _COMPARABLE_DAYS = 182
 async def _intake(request: Request) -> Intake:
     _check_started(request)
     intake: Intake = request.app.state.intake
-    intake.rate.check(sender_of(request))  # before the body is read
+    intake.check(sender_of(request))  # before the body is read
     return intake
 
 

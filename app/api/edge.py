@@ -178,6 +178,7 @@ class Protocol(HttpToolsProtocol):
             size += len(name) + len(value) + 4  # ": " and the end of the line
         if size > MAX_HEAD_BYTES:
             self._stop_parsing(_LARGE_HEAD)
+        self._guest = self._guest and len(self.connections) > MAX_CONNECTIONS
         if self._guest and self.url.partition(b"?")[0] not in _PROBES:
             self._stop_parsing(_CROWDED)
         self._unparsed = 0

@@ -58,7 +58,6 @@ class ClickHouseClient(ABC):
 
     Raises:
         StoreUnavailableError: from any method: try again later.
-        BusyError: from `execute`, of readers: too many queries wait already.
         StoreError: when a statement or rows are at fault: never.
     """
 
@@ -153,7 +152,6 @@ def open_clickhouse(settings: Settings) -> ClickHouseClient:
         settings.clickhouse_path,
         settings.clickhouse_database,
         readers=settings.clickhouse_readers,
-        queue=settings.clickhouse_query_queue,
         query_seconds=settings.clickhouse_query_timeout,
         query_memory=settings.clickhouse_query_memory,
         fsync=settings.clickhouse_fsync,

@@ -53,12 +53,11 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         database: str,
         *,
         readers: int = 4,
-        queue: int = 200,
         query_seconds: float = 30.0,
         query_memory: int = 1024**3,
         fsync: bool = True,
     ) -> None:
-        super().__init__(database, readers, queue)
+        super().__init__(database, readers)
         self._reader_limits = (
             f"SET max_execution_time = {query_seconds}, max_memory_usage = {query_memory}"
         )
@@ -141,7 +140,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             result = self._connection().query(sql, "JSONEachRow", params=bound)
             return [_decode_row(line) for line in result.bytes().splitlines()]
 
-        return await self._ask(ahead, query)
+        return await self._run(self._threads(ahead), query)
 
     async def insert(
         self,

@@ -93,11 +93,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
     exclusive = False
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(
-            settings.clickhouse_database,
-            settings.clickhouse_readers,
-            settings.clickhouse_query_queue,
-        )
+        super().__init__(settings.clickhouse_database, settings.clickhouse_readers)
         self.cluster = settings.clickhouse_cluster
         self._address = f"{settings.clickhouse_host}:{settings.clickhouse_port}"
         self._user = settings.clickhouse_user
@@ -233,7 +229,7 @@ class ClickHouseServer(ThreadedClickHouse[Client]):
                 self.session = self._connection().connection.socket
             return rows
 
-        return await self._ask(ahead, query)
+        return await self._run(self._threads(ahead), query)
 
     async def insert(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]

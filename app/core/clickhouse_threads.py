@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient
-from app.core.errors import BusyError, StoreError, StoreUnavailableError
+from app.core.errors import StoreError, StoreUnavailableError
 
 _PING_SECONDS = 1.9  # so that who waits for the answer has it within 2
 
@@ -21,16 +21,10 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
 
     `readers` for queries, one for all that belongs to writing, one for pings, which therefore never
     wait for each other.
-
-    Args:
-        readers: queries that run at the same time.
-        queue: queries that may wait for them. What comes past that raises BusyError.
     """
 
-    def __init__(self, database: str, readers: int, queue: int) -> None:
+    def __init__(self, database: str, readers: int) -> None:
         self.database = database
-        self._most_queries = readers + queue
-        self._queries = 0
         self._has_database = False
         self._thread = threading.local()
         self._connections: list[C] = []
@@ -91,17 +85,8 @@ class ThreadedClickHouse(ClickHouseClient, Generic[C]):
             self._thread.in_database = True
         return connection
 
-    async def _ask(self, ahead: bool, call: Callable[[], T]) -> T:
-        """Run a query as part of writing (`ahead`), or as one of the readers', if there is room."""
-        if ahead:
-            return await self._run(self._writer, call)
-        if self._queries >= self._most_queries:
-            raise BusyError(f"{self._queries} queries run or wait already")
-        self._queries += 1
-        try:
-            return await self._run(self._readers, call)
-        finally:
-            self._queries -= 1
+    def _threads(self, ahead: bool) -> ThreadPoolExecutor:
+        return self._writer if ahead else self._readers
 
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         try:

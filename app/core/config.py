@@ -177,7 +177,10 @@ class Settings(BaseSettings):
         description="Bytes of memory that one query may take.",
     )
     clickhouse_query_queue: int = Field(
-        200, ge=0, le=100_000, description="How many queries may wait for others; past that, 503."
+        200,
+        ge=0,
+        le=100_000,
+        description="How many answers may wait for others to be computed; past that, 503.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that is logged."

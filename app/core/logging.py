@@ -3,8 +3,9 @@
 import logging
 import time
 
-# What these say again and again while Kafka or the store is away is said once a minute.
-_REPETITIVE = ("aiokafka", "app.ingest.writer", "app.kafka_consumer")
+# What these say again and again while Kafka or the store is away, or a client sends what is no
+# HTTP, is said once a minute.
+_REPETITIVE = ("aiokafka", "app.ingest.writer", "app.kafka_consumer", "uvicorn")
 _MINUTE = 60.0
 
 

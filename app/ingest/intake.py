@@ -60,10 +60,15 @@ class Intake:
 
     def __init__(self, writer: Writer, clock: Callable[[], datetime], rate: EventRate) -> None:
         self.tally = Tally()
-        self.rate = rate
+        self._rate = rate
         self._writer = writer
         self._clock = clock
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+
+    def check(self, sender: Hashable = None) -> None:
+        """Raises what is sure to be raised of whatever this sender sends now, before it is read."""
+        self._rate.check(sender)
+        self._writer.check_room()
 
     async def take_event(self, body: bytes, sender: Hashable = None) -> EventReceipt:
         """One event.
@@ -73,7 +78,7 @@ class Intake:
             EventRejectedError: JSON, but no event that can be stored.
         """
         event = decode_event(body, self._clock())
-        self.rate.take(sender, 1)
+        self._rate.take(sender, 1)
         outcomes = await self._store(Decoded.of([event]))
         if isinstance(event, Event):
             return EventReceipt(id=event.id, status="stored" if outcomes[0] else "duplicate")
@@ -92,7 +97,7 @@ class Intake:
             BodyTooLargeError: too many events.
         """
         decoded = await self._decode(body, lines)
-        self.rate.take(sender, len(decoded))
+        self._rate.take(sender, len(decoded))
         stored = int((await self._store(decoded)).sum())
         rejections = [
             Rejection(index=index, reason=one.reason, detail=one.detail)

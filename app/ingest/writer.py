@@ -127,7 +127,7 @@ class Writer:
         if self._closing:
             raise StoreUnavailableError("the service is stopping")
         if limited and self._limited_events + len(events) > self._buffer_events:
-            raise WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
+            raise self._full_error()
         loop = asyncio.get_running_loop()
         submission = _Submission(events, limited, loop.time(), loop.create_future())
         self._limited_events += len(events) if limited else 0
@@ -137,6 +137,14 @@ class Writer:
         if self._waiting_events >= self._batch_events:
             self._full.set()
         return await submission.stored
+
+    def check_room(self) -> None:
+        """Raises WriteBufferFullError where not even one event would be taken now."""
+        if self._limited_events >= self._buffer_events:
+            raise self._full_error()
+
+    def _full_error(self) -> WriteBufferFullError:
+        return WriteBufferFullError(f"{self._buffer_events} events are waiting to be written")
 
     async def close(self) -> None:
         """Refuse new events, flush those that wait, and stop."""

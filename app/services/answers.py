@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from app.core.errors import BusyError
+
 # What retention takes away, and what another program writes, is seen after so long.
 _KEPT_SECONDS = 10.0
 _KEPT_ANSWERS = 1_000
@@ -38,17 +40,20 @@ class Answers:
     Args:
         version: what the store is at, another number after each write; None when that can't be
             known, because other processes write too. Then nothing is kept.
+        most: answers that may be under way or wait for the store. An answer takes several queries:
+            one that is refused has taken none of them.
     """
 
-    def __init__(self, version: Callable[[], int | None]) -> None:
+    def __init__(self, version: Callable[[], int | None], most: int = 1_000) -> None:
         self._version = version
+        self._most = most
         self._kept: dict[Question, _Kept] = {}
         self._kept_version: int | None = None
         self._running: dict[Question, _Running] = {}
         self._next: dict[Question, asyncio.Task[bytes]] = {}
 
     async def get(self, question: Question, compute: Compute) -> bytes:
-        """The answer as JSON text. Raises what `compute` raises.
+        """The answer as JSON text. Raises what `compute` raises, or BusyError.
 
         Args:
             question: with all that the answer depends on, the day that it is too.
@@ -79,6 +84,8 @@ class Answers:
         if question in self._next:
             return self._next[question]
         if running is None:
+            if len(self._running) >= self._most:
+                raise BusyError("too many answers wait to be computed; try again later")
             return self._begin(question, compute)
         self._next[question] = _task(self._after(running.task, question, compute))
         return self._next[question]

@@ -16,6 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.core.keys import digest_of, new_key
 from tests.support.answers import PREFIX
 from tests.support.process import ROOT, Service, running_service
 
@@ -112,6 +113,29 @@ def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
     ended = Service(tmp_path / "store", **{variable: value}).run_to_end()
     assert ended.returncode == 1
     assert re.fullmatch(f"cannot start: .*{variable}.*\n", ended.stderr), ended.stderr
+
+
+def test_open_doors_are_named_loudly_where_others_can_come_in(tmp_path: Path) -> None:
+    key = new_key()
+    hashed = digest_of(key).hex()
+    with running_service(tmp_path / "store", HOST="0.0.0.0", READ_API_KEYS=hashed) as service:
+        warnings = [line for line in service.log.splitlines() if " WARNING " in line]
+        assert len(warnings) == 1
+        assert "ANYBODY" in warnings[0]
+        assert "INGEST_API_KEYS" in warnings[0]
+        assert "READ_API_KEYS" not in warnings[0]  # it is set
+        assert "ADMIN_API_KEY" not in warnings[0]  # nobody may
+        for sent in (key, f"{key}x"):
+            for headers in ({"X-API-Key": sent}, {"Authorization": f"Bearer {sent}"}):
+                answer = httpx.get(f"{service.url}{PREFIX}/trends", headers=headers)
+                assert answer.status_code == (200 if sent == key else 401)
+                assert key not in answer.text
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+        assert key not in service.log
+        assert hashed not in service.log
+    with running_service(tmp_path / "other") as service:
+        assert "WARNING" not in service.log
 
 
 def test_certificates_that_cannot_be_read_end_the_start_with_one_line(tmp_path: Path) -> None:

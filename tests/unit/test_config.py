@@ -84,7 +84,13 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("KAFKA_BOOTSTRAP_SERVERS", "kafka:x"), ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,"),
         ("KAFKA_TOPIC_PREFIX", "a/b"), ("KAFKA_BATCH_EVENTS", "0"), ("KAFKA_BATCH_AGE_MS", "-1"),
         ("KAFKA_SESSION_TIMEOUT_MS", "10"), ("KAFKA_SECURITY_PROTOCOL", "TLS"),
-        ("KAFKA_SASL_MECHANISM", "MD5"),
+        ("KAFKA_SASL_MECHANISM", "MD5"), ("INGEST_API_KEYS", "open-sesame"),
+        ("READ_API_KEYS", "f" * 63), ("ADMIN_API_KEY", "f" * 64 + "@soon"),
+        ("READ_API_KEYS", "f" * 64 + ","), ("ADMIN_API_KEY", "f" * 64 + "@2027-02-30"),
+        ("PUBLIC_PAGES", "health,all"), ("PUBLIC_PAGES", "none,docs"),
+        ("INGEST_EVENTS_PER_SECOND", "0"), ("CORS_ORIGINS", "tv.example"),
+        ("CORS_ORIGINS", "https://tv.example/"), ("CORS_ORIGINS", "https://a.example,*"),
+        ("CLICKHOUSE_QUERY_MEMORY", "1"), ("CLICKHOUSE_QUERY_QUEUE", "-1"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_one_line_that_names_it(
@@ -94,6 +100,7 @@ def test_a_value_that_cannot_be_used_is_one_line_that_names_it(
     with pytest.raises(ConfigurationError) as raised:
         load_settings()
     assert re.fullmatch(rf"{name}: .+", str(raised.value))
+    assert "sesame" not in str(raised.value)
     monkeypatch.delenv(name)
     Path(".env").write_text(f"{name}='{value}'\n")
     with pytest.raises(ConfigurationError) as raised:
@@ -125,10 +132,12 @@ def test_an_env_file_that_is_no_text_is_one_line() -> None:
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLICKHOUSE_PASSWORD", "open-sesame")
+    monkeypatch.setenv("READ_API_KEYS", "f" * 64)
     settings = load_settings()
     assert settings.clickhouse_password.get_secret_value() == "open-sesame"
     for shown in (repr(settings), str(settings), str(settings.model_dump())):
         assert "sesame" not in shown
+        assert "fff" not in shown
 
 
 def test_env_example_lists_every_setting_with_its_default() -> None:
