@@ -167,6 +167,14 @@ def texts(page: Page, rows: str) -> list[list[str]]:
     return found
 
 
+def as_table(page: Page, panel: str) -> list[list[str]]:
+    """The table behind a chart."""
+    region = page.get_by_role("region", name=panel, exact=True)
+    region.get_by_text("As a table").click()
+    expect(region.locator("tbody tr").first).to_be_visible()
+    return texts(page, f'[aria-label="{panel}"] tbody tr')
+
+
 def settled(page: Page) -> None:
     expect(page.locator('[aria-busy="true"]')).to_have_count(0)
     expect(page.locator("#status")).to_have_text("Live")
@@ -228,10 +236,8 @@ def test_the_overview_shows_what_the_api_says(browser: Browser, service: Service
         # Behind the chart there is a table: one of the figures, on every day of the window.
         page.get_by_role("navigation", name="Figure").get_by_text("Viewers").click()
         settled(page)
-        trend = page.get_by_role("region", name="Day by day")
-        trend.get_by_text("As a table").click()
         days = api.get("/trends", days=28, compare="previous")
-        shown = texts(page, '[aria-label="Day by day"] tbody tr')
+        shown = as_table(page, "Day by day")
         assert [[row[1], row[3]] for row in shown] == [
             [plain(day["unique_users"]), plain(before["unique_users"])]
             for day, before in zip(days["items"], days["previous"]["items"], strict=True)
@@ -274,8 +280,7 @@ def test_pages_of_a_film_and_of_a_viewer(browser: Browser, service: Service, api
         ):
             shows(page, name, json.dumps(stats[name]).removesuffix(".0"))
         retention = api.get(f"/content/{film}/retention", days=28, step=60)["items"]
-        page.get_by_role("region", name="How far people watch").get_by_text("As a table").click()
-        rows = texts(page, '[aria-label="How far people watch"] tbody tr')
+        rows = as_table(page, "How far people watch")
         assert [row[1:] for row in rows] == [
             [plain(item["viewers"]), percent(item["share"]), plain(item["rewatchers"])]
             for item in retention
