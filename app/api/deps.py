@@ -72,10 +72,10 @@ async def answer(
     """
     _check_started(request)
     service: AnalyticsService = request.app.state.service
-    if prefers_csv(request, form):
-        return csv_response(await ask(service, *arguments))
     answers: Answers = request.app.state.answers
     question = Question(ask.__name__, arguments, service.today(tz))
+    if prefers_csv(request, form):
+        return csv_response(await answers.get(question, lambda: ask(service, *arguments)), ask)
     wordings: Wordings = request.app.state.wordings
     wordings.learn(request.scope, tz, question)
     body = await answers.get(question, lambda: ask(service, *arguments))
@@ -92,11 +92,11 @@ async def answer_at(
     """The same of a moment, in seconds since 1970 UTC. Kept for those who ask of the same one."""
     _check_started(request)
     service: AnalyticsService = request.app.state.service
-    if prefers_csv(request, form):
-        return csv_response(await ask(service, moment, *arguments))
     answers: Answers = request.app.state.answers
     question = Question(ask.__name__, (moment, *arguments), service.today("UTC"))
     body = await answers.get(question, lambda: ask(service, moment, *arguments))
+    if prefers_csv(request, form):
+        return csv_response(body, ask)
     return Response(body, media_type="application/json")
 
 

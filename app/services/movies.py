@@ -77,17 +77,17 @@ class Movies:
             next_cursor=_cursor(rows[-1]) if more else None,
         )
 
-    async def every(self, text: str, cursor: str | None) -> AsyncIterator[Film]:
-        """All films by title that hold the text, from the cursor on, some at a time in memory.
+    async def every(self, text: str, cursor: str | None) -> AsyncIterator[Row]:
+        """The fields of all films that hold the text, by title, from the cursor on, some at a time.
 
         What can't be answered is found out before the first of them is handed out.
         """
         rows = await self._rows(text, _CSV_PAGE, _START if cursor is None else read_cursor(cursor))
 
-        async def each(rows: list[Row]) -> AsyncIterator[Film]:
+        async def each(rows: list[Row]) -> AsyncIterator[Row]:
             while rows:
                 for row in rows:
-                    yield _film(row)
+                    yield row
                 after = rows[-1]["sort_title"], rows[-1]["movie_id"]
                 rows = await self._rows(text, _CSV_PAGE, after)
 

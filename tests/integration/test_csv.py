@@ -16,7 +16,6 @@ from tests.integration.test_figures import send
 from tests.support.answers import PREFIX, assert_problem
 from tests.support.viewing import MOVIES, USERS
 
-FIGURES = ("overview", "watch-time", f"content/{MOVIES[0]}/stats")
 TITLES = ["=1+1", 'A "comma", and\r\na line', "Ünlü", "plain", "'x'\ty"]
 
 
@@ -65,7 +64,6 @@ async def test_every_list_has_the_same_rows_as_csv(
     ]  # fmt: skip
     await send(client, events, "array")
     lists = set()
-    paths = []
     for path, route in app.openapi()["paths"].items():
         parameters = {one["name"] for one in route.get("get", {}).get("parameters", [])}
         if "format" not in parameters:
@@ -73,7 +71,6 @@ async def test_every_list_has_the_same_rows_as_csv(
         lists.add(path.removeprefix(PREFIX))
         path = re.sub(r"\{user_id\}", USERS[0], re.sub(r"\{movie_id\}", MOVIES[1], path))
         path += "?limit=1000" if path.endswith("/movies") and "limit" in parameters else "?"
-        paths.append(path)
         for _ in range(2):
             answer = (
                 await client.get(f"{path}&format=json", headers={"accept": "text/csv"})
@@ -101,12 +98,6 @@ async def test_every_list_has_the_same_rows_as_csv(
     page = (await client.get(f"{PREFIX}/catalog/movies?limit=3")).json()
     assert (await rows(client, f"{catalog}&cursor={page['next_cursor']}")) == everything[3:]
     assert [one["title"] for one in await rows(client, f"{catalog}&q=a%20line")] == [TITLES[1]]
-    await app.state.store.close()
-    for path in (*(f"{one}&format=csv" for one in paths), catalog):
-        assert_problem(await client.get(path), 503)
-    for name in FIGURES:
-        assert_problem(await client.get(f"{PREFIX}/{name}"), 503)
-    assert_problem(await client.put(f"{PREFIX}/catalog/movies", json=films), 503)
 
 
 async def test_a_list_without_rows_has_a_header_and_errors_are_problems(
@@ -117,3 +108,20 @@ async def test_a_list_without_rows_has_a_header_and_errors_are_problems(
     csv_wanted = {"accept": "text/csv"}
     assert_problem(await client.get(f"{PREFIX}/trends?days=0", headers=csv_wanted), 422)
     assert_problem(await client.get(f"{PREFIX}/trends?format=tsv", headers=csv_wanted), 422)
+
+
+async def test_without_the_store_there_is_a_problem_and_no_table(
+    service: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
+    app, client = service
+    await app.state.store.close()
+    film, user = f"content/{MOVIES[0]}", f"user/{USERS[0]}"
+    for path in (
+        "content/popular", "trends", "peak-hours", "heatmap", "now", "concurrency", "overview",
+        "watch-time", f"{film}/stats", f"{film}/trends", f"{film}/retention", f"{user}/movies",
+        "catalog/movies",
+    ):  # fmt: skip
+        for form in ("csv", "json"):
+            assert_problem(await client.get(f"{PREFIX}/{path}?format={form}"), 503)
+    film_sent = {"movie_id": MOVIES[0], "title": "x"}
+    assert_problem(await client.put(f"{PREFIX}/catalog/movies", json=[film_sent]), 503)

@@ -121,3 +121,39 @@ async def test_a_position_far_away_makes_no_endless_answer(client: httpx.AsyncCl
     assert len(items) == 2000
     assert {(item["viewers"], item["rewatchers"]) for item in items} == {(1, 0), (1, 1)}
     assert [item["rewatchers"] for item in items].index(0) == 86_400 // 60
+
+
+async def test_many_viewers_are_counted_within_a_hundredth(
+    service: tuple[FastAPI, httpx.AsyncClient],
+) -> None:
+    app, client = service
+    many, minute = 40_000, int(NOW.timestamp()) // 60 * 60 - 300
+    await app.state.store.execute(
+        "INSERT INTO viewing_events SELECT generateUUIDv4(number),"
+        " reinterpretAsUUID(sipHash128(intDiv(number, 2))), {movie:UUID},"
+        " if(number % 2 = 0, 'start', 'progress'), {minute:UInt32} + number % 2 * 60,"
+        " number % 2 * 60, NULL, '{}', 1 FROM numbers({events:UInt64})",
+        {"movie": MOVIES[0], "minute": minute, "events": 2 * many},
+    )
+
+    async def get(path: str) -> Any:
+        answer = await client.get(f"{PREFIX}/{path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    about = pytest.approx(many, rel=0.01)
+    for tz in ("UTC", "Asia/Kolkata"):  # all on one day of the two, wherever midnight is
+        overview = await get(f"overview?days=2&tz={tz}")
+        assert overview["unique_viewers"] == about
+        assert (overview["total_views"], overview["events_count"]) == (many, 2 * many)
+        assert overview["unique_movies"] == 1
+        hours = (await get(f"heatmap?days=2&tz={tz}"))["items"]
+        assert max(hour["unique_users"] for hour in hours) == about
+        assert sum(hour["events_count"] for hour in hours) == 2 * many
+    assert (await get("watch-time?days=2"))["total_watch_time_seconds"] == 60 * many
+    film = await get(f"content/{MOVIES[0]}/stats?days=2")
+    assert (film["unique_viewers"], film["mean_watch_time_seconds"]) == (about, 60.0)
+    [step] = (await get(f"content/{MOVIES[0]}/retention?days=2"))["items"]
+    assert (step["viewers"], step["share"], step["rewatchers"]) == (about, 100.0, 0)
+    busy = [one["sessions"] for one in (await get("concurrency?hours=1"))["items"]]
+    assert [one for one in busy if one] == [about, about]

@@ -107,5 +107,6 @@ async def movies(
     if not prefers_csv(request, form):
         return await films.page(q, limit or _PAGE, cursor)
     if limit is not None:
-        return csv_response(await films.page(q, limit, cursor))
+        page = await films.page(q, limit, cursor)
+        return csv_response(page.model_dump_json().encode(), films.page)
     return stream_csv(Film, await films.every(q, cursor))
