@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
@@ -19,13 +19,14 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from app.api import health, pages
+from app.api import health, metrics, pages
 from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules, describe_access
 from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
-from app.api.edge import Protocol, RequestIdMiddleware
+from app.api.edge import Protocol
 from app.api.errors import FaultsMiddleware, install_error_handlers
 from app.api.hot import HotAnswerMiddleware, Wordings
 from app.api.limits import RequestLimitsMiddleware
+from app.api.observe import ObserveMiddleware, Observer
 from app.api.sockets import SocketProtocol
 from app.api.v1.endpoints import analytics, broadcast, events, films, ingestion, live, movies
 from app.api.v1.endpoints.events import event_schemas
@@ -34,6 +35,7 @@ from app.core.config import Settings
 from app.core.entry import CANNOT_START, run, run_loop, run_processes
 from app.core.errors import ConfigurationError
 from app.core.keys import KeyClass, Keyring, parse_keys
+from app.core.measures import Measures
 from app.ingest.catalog import Catalog
 from app.ingest.doors import Doors
 from app.ingest.intake import Intake
@@ -87,8 +89,14 @@ def create_app(
     app.state.store = None
     app.state.kafka = None
     app.state.broadcast = None
+    app.state.writer = None
+    app.state.intake = None
     app.state.ready = False
     app.state.draining = False
+    engine = "embedded" if settings.clickhouse_host is None else "server"
+    app.state.measures = Measures(VERSION, engine)
+    app.state.scrapes = metrics.Scrapes(app.state.measures, settings, app.state)
+    app.state.observer = Observer(app.state.measures, log_requests=settings.log_requests)
     for router in (
         analytics.router,
         films.router,
@@ -97,9 +105,10 @@ def create_app(
         events.router,
         ingestion.router,
         health.router,
+        metrics.router,
+        broadcast.router,
+        pages.router,
     ):
-        app.router.routes.extend(router.routes)
-    for router in (broadcast.router, pages.router):
         app.router.routes.extend(router.routes)
     _add_middleware(app, settings, clock)
     install_error_handlers(app)
@@ -120,7 +129,7 @@ def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], dateti
     if origins:
         app.add_middleware(CorsMiddleware, origins=origins)
     app.add_middleware(SecurityHeadersMiddleware)
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(ObserveMiddleware, observer=app.state.observer)
 
 
 def _rules(settings: Settings) -> Rules:
@@ -158,7 +167,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = state.settings
     async with AsyncExitStack() as stack:
         store, writer = await stack.enter_async_context(opened_writer(settings, state.clock))
+        writer.on_flush = state.measures.flushed
         state.store = store
+        state.writer = writer
         rate = EventRate(settings.ingest_events_per_second)
         state.intake = Intake(writer, state.clock, rate)
         catalog = Catalog(store, state.clock)
@@ -229,23 +240,23 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _bind(settings: Settings) -> socket.socket:
-    """The address to serve on, taken before the store is opened, and listened on after."""
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    """An address to serve on, taken before the store is opened, and listened on after."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         raise ConfigurationError(
-            f"HOST and PORT: {settings.host}:{settings.port} can't be listened on: {error.strerror}"
+            f"HOST and {variable}: {host}:{port} can't be listened on: {error.strerror}"
         ) from None
     return bound
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
+async def serve(settings: Settings, listener: socket.socket, *own: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way, and let go of everything.
 
     Raises:
@@ -265,7 +276,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         ws_max_size=_MESSAGE_BYTES,
     )
     server = _Server(config, app)
-    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1))]
+    listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1)), *own]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.
         async with app.router.lifespan_context(app), _stopped_with_parent():
@@ -302,11 +313,20 @@ async def _stopped_with_parent() -> AsyncIterator[None]:
 def start(settings: Settings) -> int:
     """Serve with as many processes as are wanted. Returns the exit code."""
     _allow_many_files()
-    with _bind(settings) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(_bind(settings.host, settings.port, "PORT"))
+        first = settings.process_ports
+        own = [
+            [] if first is None else [_bind(settings.host, first + place, "PROCESS_PORTS")]
+            for place in range(settings.workers)
+        ]
+        for sockets in own:
+            for one in sockets:
+                stack.enter_context(one)
         _warn_of_open_doors(settings, listener.getsockname()[0])
         if settings.workers == 1:
-            return run_loop(serve(settings, listener))
-        return run_processes(settings.workers, partial(_work, listener))
+            return run_loop(serve(settings, listener, *own[0]))
+        return run_processes(settings.workers, partial(_work, listener, own))
 
 
 def _allow_many_files() -> None:
@@ -316,9 +336,9 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _work(listener: socket.socket) -> None:
-    """One of several processes; they share what they listen on."""
-    failed = run(lambda settings: run_loop(serve(settings, listener)))
+def _work(listener: socket.socket, own: list[list[socket.socket]], place: int) -> None:
+    """One of several processes; they share what they listen on, but for a port of their own."""
+    failed = run(lambda settings: run_loop(serve(settings, listener, *own[place])))
     sys.exit(CANNOT_START if failed else 0)
 
 

@@ -149,7 +149,8 @@ def measure(rounds: int) -> list[Measured]:
     with kept_stores(EVENTS) as [kept], tempfile.TemporaryDirectory() as scratch:
         store = Path(scratch) / "store"
         shutil.copytree(kept, store, symlinks=True)  # it is written to
-        with running_service(store) as service:
+        # The rival logs no requests either.
+        with running_service(store, LOG_REQUESTS="False") as service:
             answer = httpx.get(service.url + _QUESTION).raise_for_status().json()
             films = [item["movie_id"] for item in answer["items"]]
             check_freshness(service, films[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -179,3 +180,14 @@ def own_kafka(tmp_path: Path) -> Iterator[RealKafka]:
 def require_java() -> None:
     if not can_run_kafka() and "CI" not in os.environ:
         pytest.skip("Java 17 and Maven are needed to run Apache Kafka in this test")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """What Prometheus itself says of metrics and rules."""
+    found = shutil.which("promtool")
+    if found is None:
+        if "CI" in os.environ:
+            pytest.fail("promtool is not installed")
+        pytest.skip("promtool (Debian: `apt install prometheus`) is needed to run this test")
+    return found

@@ -25,6 +25,7 @@ IMPORTER = {
     "chdb": "core/clickhouse_embedded.py",
     "clickhouse_driver": "core/clickhouse_server.py",
     "aiokafka": "kafka_consumer/",
+    "prometheus_client": "core/measures.py",
 }
 
 

@@ -1,23 +1,17 @@
-"""The edge of HTTP: what comes before the application, and what is left when it is cut off."""
+"""The edge of HTTP: what comes before the application."""
 
 import asyncio
-import re
-import secrets
 from enum import Enum, auto
 from http import HTTPStatus
-from itertools import count
 from typing import NamedTuple
 
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.errors import RETRY_AFTER_SECONDS, Problem, problem
+from app.api.errors import RETRY_AFTER_SECONDS, Problem
 from app.api.limits import PROBES
-
-_PROCESS = secrets.token_hex(4)
-_HEADER = b"x-request-id"
-_ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+from app.api.observe import Observer
+from app.core.context import RequestName, name_request
 
 MAX_URL_BYTES = 8 * 1024
 MAX_HEAD_BYTES = 32 * 1024
@@ -36,55 +30,6 @@ GUEST_SECONDS = 2
 _LOOK_SECONDS = 0.1
 _PROBES = frozenset(path.encode() for path in PROBES)
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-# Unlike those of other processes, and of this one before. A random one each time costs ten times
-# as much.
-_names = (f"{_PROCESS}{number:08x}" for number in count())
-
-
-def _new_id() -> str:
-    return next(_names)
-
-
-class RequestIdMiddleware:
-    """Names each request by its `X-Request-ID`, or else anew; the answer says the name.
-
-    A request that is cancelled, as those are that outlast the time to stop in, is answered 503.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-        request_id = given.decode() if _ACCEPTED_ID.fullmatch(given) else _new_id()
-        scope.setdefault("state", {})["request_id"] = request_id
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def send_named(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = [header for header in message["headers"] if header[0] != _HEADER]
-                message["headers"] = [*headers, (_HEADER, request_id.encode())]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_named)
-        except asyncio.CancelledError:
-            if started:
-                raise
-            answer = problem(
-                Request(scope), HTTPStatus.SERVICE_UNAVAILABLE, "the service is stopping"
-            )
-            await answer(scope, receive, send_named)
 
 
 class _Refusal(NamedTuple):
@@ -274,18 +219,23 @@ class Protocol(HttpToolsProtocol):
         if not self._is_answering() or (
             self._phase is _Phase.BODY and not self.cycle.response_started
         ):
-            self.transport.write(_written(refusal))
+            name = name_request(None, None)
+            self.transport.write(_written(refusal, name))
+            app = self.config.app
+            assert isinstance(app, FastAPI)
+            observer: Observer = app.state.observer
+            observer.refused(name, refusal.status)
         self.transport.close()
 
 
-def _written(refusal: _Refusal) -> bytes:
+def _written(refusal: _Refusal, name: RequestName) -> bytes:
     status = refusal.status
     body = Problem(
         title=status.phrase,
         status=status,
         detail=refusal.detail,
         instance="*",
-        request_id=_new_id(),
+        request_id=name.request_id,
     )
     content = body.model_dump_json(exclude_none=True).encode()
     again = f"retry-after: {RETRY_AFTER_SECONDS}\r\n" if status in _PASSING else ""

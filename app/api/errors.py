@@ -182,7 +182,7 @@ async def _our_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, errors.EventRateError):
         members["headers"] = {"Retry-After": str(error.seconds)}
     if isinstance(error, errors.StoreUnavailableError):
-        logger.warning("%s: the store: %s", request.state.request_id, error)
+        logger.warning("not answered, the store: %s", error)
         detail = "The store can't be reached. Try again later."
     if isinstance(error, errors.MalformedBodyError):
         members["reason"] = RejectionReason.NOT_JSON
@@ -219,6 +219,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s: %s", request.state.request_id, request.url.path, exc_info=error)
+    # Not the path: it may say whose viewing it was asked about.
+    logger.error("a fault of the service: %s", error, exc_info=error)
     detail, _ = _EXAMPLES[HTTPStatus.INTERNAL_SERVER_ERROR]
     return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, detail)

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,20 +24,20 @@ class Wordings:
     """What questions were asked in which words: paths with their query strings."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bytes], tuple[str, Question]] = {}
+        self._known: dict[tuple[str, bytes], tuple[str, Question, Any]] = {}
 
     def learn(self, scope: Scope, tz: str, question: Question) -> None:
         """That a request, which was found right, asks this of days in the zone `tz`."""
         if len(self._known) >= _WORDINGS:
             self._known.clear()
-        self._known[scope["path"], scope["query_string"]] = tz, question
+        self._known[scope["path"], scope["query_string"]] = tz, question, scope["route"]
 
     def question(self, scope: Scope, service: AnalyticsService) -> Question | None:
-        """What is asked, today; None if nobody has asked in these words."""
+        """What is asked, today, with its route put in the scope; None if it is not known."""
         known = self._known.get((scope["path"], scope["query_string"]))
         if known is None:
             return None
-        tz, question = known
+        tz, question, scope["route"] = known
         return question._replace(today=service.today(tz))
 
 

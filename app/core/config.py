@@ -139,6 +139,13 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Processes that serve the port. More than one needs a ClickHouse server.",
     )
+    process_ports: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="First of as many ports as there are processes, one for each: where its own "
+        "`/metrics` are asked for.",
+    )
     ingest_api_keys: SecretStr = Field(
         SecretStr(""),
         description="SHA-256 hashes of the keys that may send events, with commas between them. "
@@ -185,6 +192,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that is logged."
     )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Lines for people (`console`), or an object a line (`json`)."
+    )
+    log_requests: bool = Field(True, description="Log a line for each request.")
 
     @field_validator("clickhouse_database")
     @classmethod
@@ -217,6 +228,19 @@ class Settings(BaseSettings):
         if workers > 1 and info.data.get("clickhouse_host") is None:
             raise ValueError("must be 1 with the embedded engine; set CLICKHOUSE_HOST for more")
         return workers
+
+    @field_validator("process_ports")
+    @classmethod
+    def _ports_apart(cls, first: int | None, info: ValidationInfo) -> int | None:
+        port, workers = info.data.get("port"), info.data.get("workers")
+        if first is None or port is None or workers is None:
+            return first
+        last = first + workers - 1
+        if last > 65535:
+            raise ValueError(f"{workers} ports from {first} on go past 65535; choose lower ones")
+        if first <= port <= last:
+            raise ValueError(f"{first} to {last} must not have PORT ({port}) among them")
+        return first
 
     @field_validator("ingest_api_keys", "read_api_keys", "admin_api_key")
     @classmethod

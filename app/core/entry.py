@@ -34,7 +34,7 @@ def run(start: Callable[[Settings], int]) -> int:
     """Returns the exit code; when the start fails, one line says why."""
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         return start(settings)
     except AnalyticsError as error:
         print(f"cannot start: {error}", file=sys.stderr)
@@ -54,13 +54,14 @@ def run_loop(main: Coroutine[None, None, None]) -> int:
     return 0
 
 
-def run_processes(count: int, work: Callable[[], None]) -> int:
+def run_processes(count: int, work: Callable[[int], None]) -> int:
     """Keep so many processes at work until SIGTERM or SIGINT; then wait until they have stopped.
 
     One that dies is replaced. One that can't start at all stops the others too.
 
     Args:
-        work: picklable; ends by SystemExit with 0 after SIGTERM, or CANNOT_START.
+        work: picklable; is given the process's place, from 0 on; ends by SystemExit with 0 after
+            SIGTERM, or CANNOT_START.
 
     Returns:
         The exit code: 0 when all of them have stopped as they should.
@@ -71,14 +72,14 @@ def run_processes(count: int, work: Callable[[], None]) -> int:
         nonlocal stopping
         stopping = True
 
-    def start() -> SpawnProcess:
-        process = _spawn.Process(target=work)
+    def start(place: int) -> SpawnProcess:
+        process = _spawn.Process(target=work, args=(place,))
         process.start()
         return process
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    processes = [start() for _ in range(count)]
+    processes = [start(place) for place in range(count)]
     first = set(processes)  # one that is started later may find the store away for a while
     failed = False
     while not stopping and not failed:
@@ -90,7 +91,7 @@ def run_processes(count: int, work: Callable[[], None]) -> int:
             if not failed:
                 logger.error("process %d ended (%d)", process.pid, process.exitcode)
                 time.sleep(_LOOK_SECONDS)  # it may be for a reason that hasn't passed
-                processes[place] = start()
+                processes[place] = start(place)
     for process in processes:
         process.terminate()
     for process in processes:

@@ -90,6 +90,13 @@ class Writer:
         self._torn = False
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self.on_flush: Callable[[int, float, bool], None] = lambda *_: None
+        """Told of each flush: its events, how many seconds it took, and whether it failed."""
+
+    @property
+    def buffered_events(self) -> int:
+        """Events that wait or are being written, of those that `buffer_events` limits."""
+        return self._limited_events
 
     @property
     def version(self) -> int | None:
@@ -162,12 +169,13 @@ class Writer:
             await self._wait_for_more()
             batch = self._next_batch()
             began = asyncio.get_running_loop().time()
+            failed = False
             try:
                 outcomes = await self._flush(Events.joined([one.events for one in batch]))
                 self._version += 1
             except Exception as error:
                 self._version += 1  # some of it may be stored
-                self._torn = True
+                self._torn = failed = True
                 _log_failure("a batch is not stored", error)
                 _fail(batch, error)
                 if self._closing:  # whoever waits for the end has waited for one
@@ -178,6 +186,7 @@ class Writer:
             seconds = asyncio.get_running_loop().time() - began
             self._last_flush = _Flush(len(batch), seconds)
             self._limited_events -= sum(len(one.events) for one in batch if one.limited)
+            self.on_flush(sum(len(one.events) for one in batch), seconds, failed)
 
     async def _wait_for_events(self) -> None:
         # What a writer has left behind is repaired soon, though nobody may come to write.

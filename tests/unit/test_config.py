@@ -84,7 +84,9 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("KAFKA_BOOTSTRAP_SERVERS", "kafka:x"), ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,"),
         ("KAFKA_TOPIC_PREFIX", "a/b"), ("KAFKA_BATCH_EVENTS", "0"), ("KAFKA_BATCH_AGE_MS", "-1"),
         ("KAFKA_SESSION_TIMEOUT_MS", "10"), ("KAFKA_SECURITY_PROTOCOL", "TLS"),
-        ("KAFKA_SASL_MECHANISM", "MD5"), ("INGEST_API_KEYS", "open-sesame"),
+        ("KAFKA_SASL_MECHANISM", "MD5"), ("PROCESS_PORTS", "0"), ("PROCESS_PORTS", "8006"),
+        ("LOG_FORMAT", "xml"), ("LOG_REQUESTS", "some"),
+        ("INGEST_API_KEYS", "open-sesame"),
         ("READ_API_KEYS", "f" * 63), ("ADMIN_API_KEY", "f" * 64 + "@soon"),
         ("READ_API_KEYS", "f" * 64 + ","), ("ADMIN_API_KEY", "f" * 64 + "@2027-02-30"),
         ("PUBLIC_PAGES", "health,all"), ("PUBLIC_PAGES", "none,docs"),
@@ -122,6 +124,20 @@ def test_a_log_in_needs_a_name_and_a_password(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KAFKA_USERNAME", "cinema")
     monkeypatch.setenv("KAFKA_PASSWORD", "open-sesame")
     assert load_settings().kafka_password.get_secret_value() == "open-sesame"
+
+
+def test_the_ports_of_processes_are_apart_from_the_shared_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLICKHOUSE_HOST", "localhost")
+    monkeypatch.setenv("WORKERS", "4")
+    for first in ("8003", "8006", "65533"):
+        monkeypatch.setenv("PROCESS_PORTS", first)
+        with pytest.raises(ConfigurationError, match=rf"^PROCESS_PORTS: .*{first}[^\n]*$"):
+            load_settings()
+    for first in ("8002", "8007", "65532"):
+        monkeypatch.setenv("PROCESS_PORTS", first)
+        assert load_settings().process_ports == int(first)
 
 
 def test_an_env_file_that_is_no_text_is_one_line() -> None:
