@@ -303,12 +303,14 @@ async def test_listeners_hear_when_the_store_is_away_and_go_when_the_service_sto
         with pytest.raises(ConnectionClosed):
             await told(listener)
         assert listener.close_code == 1001
-    async with service(embedded) as (app, address, _), live(address) as listener:
+    async with service(embedded) as (app, address, client), live(address) as listener:
         await told(listener)
         await app.state.store.execute("RENAME TABLE traffic_mv TO elsewhere")
-        assert await told(listener, 8) == {"type": "unavailable"}
+        await store(client, event())
+        assert await told(listener, 20) == {"type": "unavailable"}
         await app.state.store.execute("RENAME TABLE elsewhere TO traffic_mv")
-        assert (await told(listener, 8))["type"] == "snapshot"
+        await store(client, event())
+        assert (await told(listener, 20))["type"] == "snapshot"
 
 
 async def test_a_process_that_is_stopped_sends_its_listeners_away(tmp_path: Path) -> None:
