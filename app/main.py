@@ -98,6 +98,7 @@ def create_app(
     app.state.clock = clock
     app.state.store = None
     app.state.kafka = None
+    app.state.broadcast = None
     app.state.writer = None
     app.state.intake = None
     app.state.ready = False
@@ -201,7 +202,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.service = AnalyticsService(store, state.clock, Movies(store, lambda: catalog.version))
         state.answers = Answers(lambda: _version(writer, catalog), store.gate, most)
         state.wordings = Wordings()
-        state.broadcast = Broadcast(state.service, store, state.clock, lambda: writer.version)
+        state.broadcast = Broadcast(
+            state.service, store, state.clock, lambda: _version(writer, catalog)
+        )
         stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
@@ -275,7 +278,6 @@ async def serve(settings: Settings, listener: socket.socket, *own: socket.socket
         app,
         http=Protocol,
         ws=SocketProtocol,
-        ws_max_size=1024,  # clients have nothing to say
         ws_per_message_deflate=False,  # it costs more memory, for each client, than it is worth
         lifespan="off",  # it is entered here, so that a failed start ends in one line
         log_config=None,

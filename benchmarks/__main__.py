@@ -39,8 +39,8 @@ TITLES = {
     "disk": "On the disk",
     "start": "Start",
     "counting_errors": "Counting errors after 20 kills",
-    "memory": "Memory",
     "page": "The page",
+    "memory": "Memory",
 }
 # What differs from the defaults of a benchmark that is run alone.
 ENVIRONMENT = {"start": {"BENCH_EVENTS": "100000000"}}

@@ -15,7 +15,9 @@ import os
 import random
 import shutil
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -129,7 +131,11 @@ def _percentile(values: list[float], percent: int) -> float:
 def measure(rounds: int) -> list[Measured]:
     chromium = shutil.which("chromium")
     assert chromium is not None, "chromium is needed"
-    with kept_stores(EVENTS) as [store], running_service(store) as service:
+    with (
+        kept_stores(EVENTS) as [kept],
+        tempfile.TemporaryDirectory() as scratch,
+        running_service(Path(shutil.copytree(kept, Path(scratch) / "store"))) as service,
+    ):
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             first = [to_first_figures(browser, service.url) for _ in range(max(rounds, 3))]

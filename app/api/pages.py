@@ -40,16 +40,11 @@ class _Site(NamedTuple):
     page: _File
 
 
-@router.get("/")
-@router.get("/films/{movie_id}")
-@router.get("/viewers/{user_id}")
-@router.get("/definitions")
 async def page(request: Request) -> Response:
     """One page for all of these addresses; it reads its own, and asks for what belongs there."""
     return _answer(request, _site().page, _ASK_EACH_TIME)
 
 
-@router.get("/static/{version}/{path:path}")
 async def static(request: Request, version: str, path: str) -> Response:
     site = _site()
     file = site.files.get(path)
@@ -57,6 +52,11 @@ async def static(request: Request, version: str, path: str) -> Response:
         raise HTTPException(404)
     # A page that is still open after an update asks for the files of its time.
     return _answer(request, file, _FOREVER if version == site.version else _ASK_EACH_TIME)
+
+
+for address in ("/", "/films/{movie_id}", "/viewers/{user_id}", "/definitions"):
+    router.add_api_route(address, page, methods=["GET", "HEAD"])
+router.add_api_route("/static/{version}/{path:path}", static, methods=["GET", "HEAD"])
 
 
 def _answer(request: Request, file: _File, caching: str) -> Response:

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 
 from tests.support.answers import PREFIX
 from tests.support.process import ROOT, Service, running_service
@@ -36,11 +36,11 @@ TITLES = ['<img src=x onerror="document.title=1">', 'Amélie, "the" film', "  He
 
 
 def viewing() -> list[dict[str, Any]]:
-    """Of three weeks, until minutes ago: some films more than others, some watched to the end."""
+    """Of seven weeks, until minutes ago: some films more than others, some watched to the end."""
     now = datetime.now(UTC).replace(microsecond=0)
     events = []
     for number in range(400):
-        began = now - timedelta(minutes=10 + number * number * 30_000 // 160_000)
+        began = now - timedelta(minutes=10 + number * number * 72_000 // 160_000)
         film, viewer = FILMS[number % 13 % 12], VIEWERS[number * 7 % 40]
         session = str(uuid5(SPACE, f"session {number}"))
         steps = ["start", "progress", "progress", "finish" if number % 3 else "progress"]
@@ -149,8 +149,14 @@ def figure(page: Page, name: str) -> Any:
     return page.locator(f'[data-figure="{name}"]').first
 
 
-def shows(page: Page, name: str, value: object) -> None:
+def shows(page: Page, name: str, value: object, text: str | None = None) -> None:
     expect(figure(page, name)).to_have_attribute("data-value", str(value))
+    if text is not None:
+        expect(figure(page, name)).to_have_text(text)
+
+
+def change(page: Page, name: str) -> Any:
+    return figure(page, name).locator("xpath=following-sibling::*")
 
 
 def texts(page: Page, rows: str) -> list[list[str]]:
@@ -161,6 +167,14 @@ def texts(page: Page, rows: str) -> list[list[str]]:
     return found
 
 
+def as_table(page: Page, panel: str) -> list[list[str]]:
+    """The table behind a chart."""
+    region = page.get_by_role("region", name=panel, exact=True)
+    region.get_by_text("As a table").click()
+    expect(region.locator("tbody tr").first).to_be_visible()
+    return texts(page, f'[aria-label="{panel}"] tbody tr')
+
+
 def settled(page: Page) -> None:
     expect(page.locator('[aria-busy="true"]')).to_have_count(0)
     expect(page.locator("#status")).to_have_text("Live")
@@ -168,6 +182,11 @@ def settled(page: Page) -> None:
 
 def plain(number: float) -> str:
     return f"{number:,}"
+
+
+def signed(number: float) -> str:
+    rounded = round(abs(number) + 1e-9, 1)
+    return ("+" if number > 0 else "\u2212") + f"{rounded:.1f}".removesuffix(".0")
 
 
 def percent(rate: float) -> str:
@@ -180,10 +199,20 @@ def test_the_overview_shows_what_the_api_says(browser: Browser, service: Service
         now = api.get("/now")
         shows(page, "sessions", now["sessions"])
         counted = api.get("/overview", days=28, compare="previous")
-        for name in ("total_views", "unique_viewers", "completion_rate"):
-            shows(page, name, counted[name])
-        watched = api.get("/watch-time", days=28)
-        shows(page, "total_watch_time_seconds", watched["total_watch_time_seconds"])
+        before = counted["previous"]
+        for name in ("total_views", "unique_viewers"):
+            shows(page, name, counted[name], plain(counted[name]))
+            grown = 100 * (counted[name] - before[name]) / before[name]
+            text = f"{signed(grown)}\u202f%" if grown else "no change"
+            expect(change(page, name)).to_have_text(text)
+        rate = counted["completion_rate"]
+        shows(page, "completion_rate", rate, percent(rate))
+        points = signed(rate - before["completion_rate"])
+        expect(change(page, "completion_rate")).to_have_text(f"{points} points")
+        seconds = api.get("/watch-time", days=28)["total_watch_time_seconds"]
+        hours, minutes = divmod(seconds // 60, 60)
+        assert hours < 100
+        shows(page, "total_watch_time_seconds", seconds, f"{hours}\u202fh {minutes}\u202fmin")
 
         popular = api.get("/content/popular", days=28, limit=10)["items"]
         rows = texts(page, ".list tbody tr")
@@ -207,10 +236,8 @@ def test_the_overview_shows_what_the_api_says(browser: Browser, service: Service
         # Behind the chart there is a table: one of the figures, on every day of the window.
         page.get_by_role("navigation", name="Figure").get_by_text("Viewers").click()
         settled(page)
-        trend = page.get_by_role("region", name="Day by day")
-        trend.get_by_text("As a table").click()
         days = api.get("/trends", days=28, compare="previous")
-        shown = texts(page, '[aria-label="Day by day"] tbody tr')
+        shown = as_table(page, "Day by day")
         assert [[row[1], row[3]] for row in shown] == [
             [plain(day["unique_users"]), plain(before["unique_users"])]
             for day, before in zip(days["items"], days["previous"]["items"], strict=True)
@@ -253,8 +280,7 @@ def test_pages_of_a_film_and_of_a_viewer(browser: Browser, service: Service, api
         ):
             shows(page, name, json.dumps(stats[name]).removesuffix(".0"))
         retention = api.get(f"/content/{film}/retention", days=28, step=60)["items"]
-        page.get_by_role("region", name="How far people watch").get_by_text("As a table").click()
-        rows = texts(page, '[aria-label="How far people watch"] tbody tr')
+        rows = as_table(page, "How far people watch")
         assert [row[1:] for row in rows] == [
             [plain(item["viewers"]), percent(item["share"]), plain(item["rewatchers"])]
             for item in retention
@@ -344,6 +370,26 @@ def test_it_says_so_when_the_service_is_away_and_comes_back(
         expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_it_says_when_the_store_is_away(browser: Browser, service: Service, api: Api) -> None:
+    """The service says so over the socket; what it says is put into the page's mouth here."""
+
+    def relay(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            socket.send(message)
+            socket.send('{"type":"unavailable"}')
+
+        server.on_message(tell)
+
+    with opened(browser, service, f"/definitions?tz={ZONE}") as page:
+        page.route_web_socket(re.compile("/live"), relay)
+        page.reload()
+        page.get_by_role("link", name="Overview").click()
+        expect(page.locator("#status")).to_contain_text("The store doesn't answer. Figures of")
+        expect(page.locator(".now")).to_have_attribute("data-state", "stale")
+
+
 def test_it_asks_for_a_key_where_one_is_needed(browser: Browser, tmp_path: Path) -> None:
     hashed = hashlib.sha256(b"right").hexdigest()
     with (
@@ -364,9 +410,14 @@ def test_it_asks_for_a_key_where_one_is_needed(browser: Browser, tmp_path: Path)
         settled(page)  # it is asked for once in a tab
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_shut_out(browser: Browser, service: Service, api: Api, scheme: str) -> None:
-    for path in ("/", f"/films/{FILMS[0]}", f"/viewers/{VIEWERS[0]}", "/definitions"):
+def test_nobody_is_shut_out(browser: Browser, service: Service, api: Api) -> None:
+    for path, scheme in (
+        ("/", "light"),
+        ("/", "dark"),
+        (f"/films/{FILMS[0]}", "dark"),
+        (f"/viewers/{VIEWERS[0]}", "light"),
+        ("/definitions", "dark"),
+    ):
         with opened(
             browser, service, path, flawless=False, bypass_csp=True, color_scheme=scheme
         ) as page:
@@ -392,6 +443,10 @@ def test_it_can_be_used_with_the_keyboard(browser: Browser, service: Service, ap
         page.keyboard.press("Tab")
         focused = page.evaluate("document.activeElement.closest('main') !== null")
         assert focused
+        page.get_by_role("navigation", name="Period").get_by_text("28 days").focus()
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile("days=28"))
+        expect(page.get_by_role("navigation", name="Period").get_by_text("28 days")).to_be_focused()
         finder = page.get_by_role("searchbox")
         finder.fill("heat")
         expect(page.locator(".found a")).to_be_visible()
@@ -417,6 +472,7 @@ def test_files_are_small_kept_and_never_stale(service: Service) -> None:
         # Every module is named in the page: none waits for another to be read.
         modules = {file.name for file in (ROOT / "app/web/js").glob("*.js")}
         assert modules == {path.rpartition("/")[2] for path in paths if "/js/" in path}
+        assert (client.head("/").status_code, client.head("/").content) == (200, b"")
         plain = client.get(min(paths), headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         other = re.sub(r"/static/\w+/", "/static/000000000000/", min(paths))

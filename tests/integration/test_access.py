@@ -231,9 +231,9 @@ async def test_one_key_may_be_of_several_classes() -> None:
 
 async def test_a_browser_gives_its_key_as_a_protocol() -> None:
     path = f"{PREFIX}/live"
-    async with unopened(guarded(READ, INGEST)) as (app, _):
+    async with unopened(guarded(READ, INGEST)) as (app, _):  # 503 is let in
         assert await connect(app, path, {}, ["analytics.v1"]) == 401
-        assert await connect(app, path, {}, ["analytics.v1", f"key.{KEYS[READ]}"]) == 101
+        assert await connect(app, path, {}, ["analytics.v1", f"key.{KEYS[READ]}"]) == 503
         assert await connect(app, path, {}, ["analytics.v1", f"key.{KEYS[INGEST]}"]) == 403
         assert await connect(app, path, {}, ["analytics.v1", f"key.{new_key()}"]) == 401
 

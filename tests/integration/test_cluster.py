@@ -132,7 +132,7 @@ def test_each_table_is_replicated_on_the_nodes_and_distributed_over_them() -> No
 
 def test_without_a_cluster_the_schema_is_as_it_is_written() -> None:
     statements = schema_statements(DATABASE, None)
-    assert len(statements) == 11
+    assert len(statements) == 12
     assert not any("_local" in one or "CLUSTER" in one or "--" in one for one in statements)
 
 

@@ -5,7 +5,7 @@ import { chart } from "./charts.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
 import {
-  Panel, against, choice, compared, controls, csvButton, empty, figures, trendSpec, window_,
+  Panel, against, choice, compared, controls, csvButton, empty, figures, previous, trendSpec, window_,
 } from "./parts.js";
 import { write } from "./place.js";
 
@@ -51,7 +51,7 @@ export function filmPage({ place, go, signal, entitle }) {
           answer.duration_seconds ? format.duration(answer.duration_seconds) : null, place.id,
         ].filter(Boolean).join(" · ");
         control.period.textContent =
-          `${format.days(answer.period_start, answer.period_end)} ${against(answer)}`;
+          `${format.days(answer.period_start, answer.period_end)}${against(answer)}`;
         return filmFigures(answer);
       }, signal),
       trend.show((s) => get(`${path}/trends`, window_(place), s),
@@ -82,7 +82,7 @@ export function filmPage({ place, go, signal, entitle }) {
 }
 
 function filmFigures(answer) {
-  const before = answer.previous;
+  const before = previous(answer);
   const one = (name, label, text, inPoints = false) => ({
     name, label, value: answer[name] ?? "", text: answer[name] === null ? "–" : text(answer[name]),
     change: before && answer[name] !== null && before[name] !== null

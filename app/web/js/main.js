@@ -39,6 +39,9 @@ function go(next) {
 
 /** Show what the address says. */
 function arrive({ scroll = false } = {}) {
+  const left = place;
+  const before = panels();
+  const focused = nameOf(document.activeElement);
   place = read(location);
   leaving.abort();
   leaving = new AbortController();
@@ -50,6 +53,8 @@ function arrive({ scroll = false } = {}) {
     ? VIEWS[place.page]({ place, go, signal: leaving.signal, entitle })
     : { title: "Not found", element: [empty("There is no such page", "The id may be incomplete.")] };
   main.replaceChildren(...view.element);
+  const stays = left.page === place.page && left.id === place.id;
+  if (stays) keepFigures(before);
   if (scroll) {
     window.scrollTo(0, 0);
     main.focus({ preventScroll: true });
@@ -66,7 +71,35 @@ function arrive({ scroll = false } = {}) {
   hear();
   view?.turned?.(state);
   if (snapshot) view.live?.(snapshot);
+  if (stays && focused) {
+    [...main.querySelectorAll("a, button, select, summary")]
+      .find((element) => nameOf(element) === focused)
+      ?.focus({ preventScroll: true });
+  }
   refresh(true);
+}
+
+const panels = () => [...main.querySelectorAll("section.panel")];
+
+/** What is on the page stays until its new figures come. */
+function keepFigures(before) {
+  for (const panel of panels()) {
+    const label = panel.getAttribute("aria-label");
+    const old = before.find((one) => one.getAttribute("aria-label") === label);
+    const body = old?.querySelector(":scope > .body.filled");
+    if (!body) continue;
+    const ours = panel.querySelector(":scope > .body");
+    ours.replaceChildren(...body.childNodes);
+    ours.classList.add("filled");
+  }
+}
+
+/** What tells a control of the page from the others, also after it was made anew. */
+function nameOf(element) {
+  if (!main.contains(element) || element === main) return null;
+  const within = element.closest("[aria-label]")?.getAttribute("aria-label");
+  const text = element.tagName === "SELECT" ? "" : element.textContent;
+  return [element.tagName, within, text].join("|");
 }
 
 function entitle(title) {
@@ -143,7 +176,10 @@ document.addEventListener("click", (event) => {
   history.pushState(null, "", link.href);
   arrive({ scroll: link.dataset.stay === undefined });
 });
-window.addEventListener("popstate", () => arrive());
+window.addEventListener("popstate", () => {
+  // Not for another spot on the same page, where the skip link leads.
+  if (write(read(location)) !== write(place)) arrive();
+});
 window.addEventListener("key", () => snapshot || refresh(true));
 document.addEventListener("visibilitychange", keepFresh);
 setInterval(keepFresh, 1000);

@@ -5,7 +5,7 @@ import { chart } from "./charts.js";
 import { h, styled, unseen } from "./dom.js";
 import * as format from "./format.js";
 import {
-  Panel, against, choice, compared, controls, csvButton, empty, figures, film, table, trendSpec, window_,
+  Panel, against, choice, compared, controls, csvButton, empty, figures, film, previous, table, trendSpec, window_,
 } from "./parts.js";
 import { METRICS, write } from "./place.js";
 
@@ -38,6 +38,7 @@ export function overview({ place, go, signal }) {
     actions: [csvButton("Hours of the week as CSV", "/heatmap", heat, "hours-of-the-week.csv")],
   });
   const concurrency = new Panel("Last 24 hours", { size: "low", kind: "inner", level: "h3" });
+  concurrency.note.textContent = "sessions in the busiest minute of each quarter of an hour";
   now.element.append(concurrency.element);
   summary.body.replaceChildren(skeleton());
 
@@ -52,7 +53,7 @@ export function overview({ place, go, signal }) {
       summary.show((s) => get("/overview", window, s), (answer) => {
         counts = answer;
         control.period.textContent =
-          `${format.days(answer.period_start, answer.period_end)} ${against(answer)}`;
+          `${format.days(answer.period_start, answer.period_end)}${against(answer)}`;
         return drawSummary();
       }, signal),
       trend.show((s) => get("/trends", window, s),
@@ -164,7 +165,7 @@ function nowFilms(movies, place) {
 }
 
 function summaryFigures(counts, watched) {
-  const before = counts.previous;
+  const before = previous(counts);
   const number = (name, label) => ({
     name, label, value: counts[name], text: format.count(counts[name]),
     change: before && format.change(counts[name], before[name]),
@@ -177,7 +178,7 @@ function summaryFigures(counts, watched) {
       name: "total_watch_time_seconds", label: "Watch time", value: seconds ?? "",
       text: watched ? format.duration(seconds) : "…",
       hint: watched ? `${format.count(seconds)} seconds` : null,
-      change: watched?.previous &&
+      change: watched && previous(watched) &&
         format.change(seconds, watched.previous.total_watch_time_seconds),
     },
     {
@@ -193,7 +194,7 @@ function popularFilms(answer, place) {
     return empty("Nothing was watched in these days", "Choose a longer period to look further back.");
   }
   const most = answer.items[0].total_views || 1;
-  const before = answer.previous?.items;
+  const before = previous(answer)?.items;
   return table(
     "Popular films",
     [
@@ -251,16 +252,16 @@ function atTheSameTime(answer, place) {
   const values = answer.items.map((item) => item.sessions);
   const time = (index) => format.clock(answer.items[index].time, place.tz).slice(0, 5);
   return chart({
-    label: "People watching at the same time, the last 24 hours",
+    label: "Sessions in the busiest minute of each quarter of an hour, the last 24 hours",
     low: true,
     count: values.length,
-    lines: [{ label: "Watching", values, look: "main" }],
+    lines: [{ label: "Sessions", values, look: "main" }],
     ticks: (index) => HOURS_WITH_TICKS.includes(time(index)),
     tick: time,
     name: time,
     unit: (value) => format.countShort(value),
     value: (value) => format.count(value),
-    columns: ["From", "Most at the same time"],
+    columns: ["From", "Sessions"],
     row: (index) => [time(index), format.count(values[index])],
   });
 }

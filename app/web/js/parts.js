@@ -167,16 +167,25 @@ export const window_ = (place) => ({ days: place.days, tz: place.tz });
 export const compared = (place) =>
   place.days > LONGEST_COMPARED ? window_(place) : { ...window_(place), compare: "previous" };
 
-/** What a film or a page compares with: "against 13 – 19 Nov 2026". */
-export const against = (answer) =>
-  answer.previous
-    ? `compared with ${format.days(answer.previous.period_start, answer.previous.period_end)}`
-    : "";
+/** The answer's period before, if there was anything in it: else there is nothing to compare. */
+export function previous(answer) {
+  const before = answer.previous;
+  const rows = before?.items ?? [before ?? {}];
+  const figures = rows.flatMap((row) => Object.values(row));
+  return figures.some((value) => typeof value === "number" && value > 0) ? before : null;
+}
+
+/** What an answer compares with. */
+export function against(answer) {
+  const before = previous(answer);
+  return before ? ` compared with ${format.days(before.period_start, before.period_end)}` : "";
+}
 
 /** The trend of an answer's days, with the days before dashed. */
 export function trendSpec(answer, metric, name) {
   const values = answer.items.map((item) => item[metric]);
-  const before = answer.previous?.items.map((item) => item[metric]);
+  const earlier = previous(answer)?.items;
+  const before = earlier?.map((item) => item[metric]);
   const date = (index) => answer.items[index].date;
   return {
     label: `${name} a day, ${format.days(answer.period_start, answer.period_end)}`,
@@ -194,7 +203,7 @@ export function trendSpec(answer, metric, name) {
       format.dayLong(date(index)),
       format.count(values[index]),
       ...(before
-        ? [format.dayLong(answer.previous.items[index].date), format.count(before[index])]
+        ? [format.dayLong(earlier[index].date), format.count(before[index])]
         : []),
     ],
   };
