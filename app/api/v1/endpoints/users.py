@@ -25,7 +25,8 @@ async def erase_user(
         ErasureMode,
         Query(
             description="`erase` deletes the user's events; `anonymise` keeps them, under a random "
-            "new id and without metadata, so that counts stay."
+            "new id and without metadata, so that counts stay.",
+            examples=[ErasureMode.ERASE],
         ),
     ] = ErasureMode.ERASE,
 ) -> ErasureReceipt:
@@ -48,7 +49,11 @@ async def export_user(
     user_id: Annotated[UUID, Path(description="Whose.", examples=[USER])],
     form: Annotated[
         ExportFormat | None,
-        Query(alias="format", description="By default what `Accept` asks for, or else `ndjson`."),
+        Query(
+            alias="format",
+            description="By default what `Accept` asks for, or else `ndjson`.",
+            examples=[ExportFormat.NDJSON],
+        ),
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
