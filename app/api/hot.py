@@ -32,6 +32,10 @@ class Wordings:
             self._known.clear()
         self._known[scope["path"], scope["query_string"]] = tz, question, scope["route"]
 
+    def forget(self) -> None:
+        """What was asked may name a user who is to be forgotten."""
+        self._known.clear()
+
     def question(self, scope: Scope, service: AnalyticsService) -> Question | None:
         """What is asked, today, with its route put in the scope; None if it is not known."""
         known = self._known.get((scope["path"], scope["query_string"]))

@@ -137,7 +137,7 @@ class ClickHouseClient(ABC):
     ) -> None:
         """Insert the rows that were staged, as `insert` does."""
 
-    async def mend(self, refill: Refill) -> bool:  # noqa: ARG002 - for those that need it
+    async def mend(self, refill: Refill, first_kept: date) -> bool:  # noqa: ARG002 - for an engine
         """Bring the store into order, if it may have lost something of what it took.
 
         To be called by who writes, between two writes, often: it is cheap where all is well. Until
@@ -145,6 +145,8 @@ class ClickHouseClient(ABC):
 
         Args:
             refill: fills the rollups that are marked as unfilled, and repairs the last batch.
+            first_kept: the first UTC day of which every event is still stored. Figures of days
+                before can't be made anew, and stay.
 
         Returns:
             Whether there was anything to do.

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -310,7 +311,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             return []
         return ["the disk of the store is full: events are refused"]
 
-    async def mend(self, refill: Refill) -> bool:
+    async def mend(self, refill: Refill, first_kept: date) -> bool:
         if not self._damaged and time.monotonic() < self._looked_at + _LOOK_SECONDS:
             return False
         if not await self._run(self._writer, self._look_for_damage):
@@ -325,7 +326,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         # What a lost part held, rollups may have, or the other way round.
         for rollup in await self.execute(load_query("rollups"), ahead=True):
             await mark_unfilled(partial(self.execute, ahead=True), rollup["table"])
-            await self.execute(f"TRUNCATE TABLE {rollup['table']} SYNC", ahead=True)
+            await self._empty(rollup["table"], f"toDate({rollup['times'][0]})", first_kept)
         await refill()
         if await self._run(self._writer, self._refused_writes) > refused:
             self._has_whole_parts = False
@@ -335,6 +336,20 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._damage_mark.unlink(missing_ok=True)
         logger.warning("the store is in order again")
         return True
+
+    async def _empty(self, table: str, first_day: str, first_kept: date) -> None:
+        """Take the rows away that begin on days of which all events are there."""
+        days = {"first_kept": first_kept}
+        older = f"SELECT 1 FROM {table} WHERE {first_day} < {{first_kept:Date}} LIMIT 1"
+        if await self.execute(older, days, ahead=True):
+            await self.execute(
+                f"ALTER TABLE {table} DELETE WHERE {first_day} >= toDate('{first_kept}')"
+                " SETTINGS mutations_sync = 1",
+                ahead=True,
+            )
+        else:
+            # Takes no room on the disk, which may have none.
+            await self.execute(f"TRUNCATE TABLE {table} SYNC", ahead=True)
 
     async def _move_broken_parts_aside(self) -> bool:
         """Into the folder `broken`; those they were merged of take their place.

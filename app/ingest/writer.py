@@ -138,7 +138,7 @@ class Writer:
         Raises:
             StoreUnavailableError, StoreError: the store can't be brought into order.
         """
-        if not await self._store.mend(self._refill):
+        if not await self._mend():
             await self._refill()
         self._task = asyncio.create_task(self._run(), name="writer")
 
@@ -262,7 +262,7 @@ class Writer:
 
     async def _do(self, errand: _Errand) -> None:
         try:
-            await self._store.mend(self._refill)
+            await self._mend()
             turn = await self._lease.take()
             result = await errand.work(turn)
             await self._lease.give_back()
@@ -278,6 +278,9 @@ class Writer:
         finally:
             self._version += 1
 
+    async def _mend(self) -> bool:
+        return await self._store.mend(self._refill, self.retention.first_whole_day(self._clock()))
+
     async def _refill(self) -> None:
         """Repair what was cut short, and fill the rollups that lack what was there before them."""
         turn = await self._lease.take()
@@ -292,7 +295,7 @@ class Writer:
         if await _wait(self._arrived, _SETTLE_SECONDS):
             return
         try:
-            if await self._store.mend(self._refill):
+            if await self._mend():
                 self._version += 1
             await self._lease.settle()
             if self._torn:
@@ -331,7 +334,7 @@ class Writer:
 
     async def _flush(self, batch: list[_Submission]) -> tuple[list[_Submission], Array]:
         """Returns those that may be acknowledged, and of each of their events, if it was stored."""
-        await self._store.mend(self._refill)
+        await self._mend()
         turn = await self._lease.take()
         # In the turn: who is erased later is removed with what is stored now.
         await self.tombstones.refresh(turn.fence)

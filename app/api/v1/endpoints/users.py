@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import Eraser, Export
@@ -19,18 +19,22 @@ _MEDIA_TYPES = {ExportFormat.NDJSON: "application/x-ndjson", ExportFormat.CSV: "
 
 @router.delete("/user/{user_id}", responses=described(501))
 async def erase_user(
+    request: Request,
     eraser: Eraser,
     user_id: Annotated[UUID, Path(description="Who is to be forgotten.", examples=[ERASED])],
     mode: Annotated[
         ErasureMode,
         Query(
             description="`erase` deletes the user's events; `anonymise` keeps them, under a random "
-            "new id and without metadata, so that counts stay."
+            "new id and without metadata, so that counts stay.",
+            examples=[ErasureMode.ERASE],
         ),
     ] = ErasureMode.ERASE,
 ) -> ErasureReceipt:
     """Remove a user. Answered when it is complete; events that come later are refused."""
-    return await eraser.erase(user_id, mode)
+    receipt = await eraser.erase(user_id, mode)
+    request.app.state.wordings.forget()
+    return receipt
 
 
 @router.get(
@@ -48,7 +52,11 @@ async def export_user(
     user_id: Annotated[UUID, Path(description="Whose.", examples=[USER])],
     form: Annotated[
         ExportFormat | None,
-        Query(alias="format", description="By default what `Accept` asks for, or else `ndjson`."),
+        Query(
+            alias="format",
+            description="By default what `Accept` asks for, or else `ndjson`.",
+            examples=[ExportFormat.NDJSON],
+        ),
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
