@@ -278,6 +278,7 @@ async def serve(settings: Settings, listener: socket.socket, *own: socket.socket
         app,
         http=Protocol,
         ws=SocketProtocol,
+        ws_max_size=1024,  # clients have nothing to say
         ws_per_message_deflate=False,  # it costs more memory, for each client, than it is worth
         lifespan="off",  # it is entered here, so that a failed start ends in one line
         log_config=None,

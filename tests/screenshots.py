@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import httpx
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import FloatRect, Page, expect, sync_playwright
 
 from tests.support.answers import PREFIX
 from tests.support.process import ROOT, running_service
@@ -41,12 +41,18 @@ def named(kind: str, number: int) -> str:
 
 WIDE = {"viewport": {"width": 1000, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}}
+PARTS = {
+    "page-light": (".top", '[aria-label="Popular films"].panel'),
+    "page-dark": (".controls", '[aria-label="When people watch"].panel'),
+}
 PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "page-light": ("/", {**WIDE, "color_scheme": "light"}),
     "page-dark": ("/", {**WIDE, "color_scheme": "dark"}),
     "page-phone": ("/", {**PHONE, "color_scheme": "light"}),
     "page-of-a-film": (f"/films/{named('film', 0)}", {**WIDE, "color_scheme": "light"}),
 }
+
+MARGIN = 24
 
 
 def length(film: int) -> int:
@@ -107,6 +113,19 @@ def sitting(
             position -= 480
 
 
+def part(page: Page, name: str) -> FloatRect:
+    """What of the page a picture shows: a file should not be large."""
+    first, last = PARTS.get(name, (".top", "main > section:last-child"))
+    top, bottom = page.locator(first).bounding_box(), page.locator(last).bounding_box()
+    size = page.viewport_size
+    assert top is not None
+    assert bottom is not None
+    assert size is not None
+    begin = max(0, top["y"] - MARGIN)
+    end = bottom["y"] + bottom["height"] + MARGIN
+    return {"x": 0, "y": begin, "width": size["width"], "height": end - begin}
+
+
 def take(url: str, folder: Path, chromium: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -117,7 +136,7 @@ def take(url: str, folder: Path, chromium: str) -> None:
             page.goto(f"{url}{path}?days=28")
             expect(page.locator('[aria-busy="true"]')).to_have_count(0, timeout=30_000)
             expect(page.locator("#status")).to_have_text("Live")
-            page.screenshot(path=folder / f"{name}.png", full_page=True)
+            page.screenshot(path=folder / f"{name}.png", full_page=True, clip=part(page, name))
         browser.close()
 
 

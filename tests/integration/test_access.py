@@ -109,7 +109,8 @@ def doors(routes: list[BaseRoute]) -> Iterator[tuple[str, str]]:
 
 
 def path_of(template: str) -> str:
-    return re.sub(r"\{[^}]+\}", str(uuid4()), template).replace("*", "swagger-ui.css")
+    of_page = template.replace("{path:path}", "style.css")
+    return re.sub(r"\{\w+\}", str(uuid4()), of_page).replace("*", "swagger-ui.css")
 
 
 async def connect(app: FastAPI, path: str, headers: dict[str, str], protocols: list[str]) -> int:

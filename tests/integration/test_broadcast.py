@@ -313,11 +313,18 @@ async def test_listeners_hear_when_the_store_is_away_and_go_when_the_service_sto
         assert (await told(listener, 20))["type"] == "snapshot"
 
 
-async def test_a_process_that_is_stopped_sends_its_listeners_away(tmp_path: Path) -> None:
+async def test_a_process_keeps_no_talkers_and_sends_its_listeners_away_when_stopped(
+    tmp_path: Path,
+) -> None:
     with running_service(tmp_path / "store") as process:
         listeners = [await live(f"127.0.0.1:{process.port}") for _ in range(5)]
         for listener in listeners[:3]:  # the others haven't read anything yet
             await told(listener)
+        # Who says what nobody wants to hear, and much of it, goes first.
+        talker = await live(f"127.0.0.1:{process.port}")
+        await talker.send("x" * 2_000)
+        await talker.wait_closed()
+        assert talker.close_code == 1009
         process.signal(signal.SIGTERM)
         began = asyncio.get_running_loop().time()
         assert await asyncio.to_thread(process.wait) == 0
