@@ -72,6 +72,8 @@ _FROZEN = "backup_"
 
 logger = logging.getLogger(__name__)
 
+# Statements, after comments, that write to tables.
+_CHANGES = re.compile(r"(?:\s|--[^\n]*\n)*(?:INSERT|ALTER|CREATE|RENAME)\b")
 _INCOMING = re.compile(rf"\b{INCOMING}\b")
 
 _INSERT_SETTINGS = ", ".join(f"{name} = {value!r}" for name, value in INSERT_SETTINGS.items())
@@ -205,9 +207,13 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
         def query() -> list[Row]:
             bound = {name: as_text(value) for name, value in (parameters or {}).items()}
-            if self._damaged and not ahead:
+            damaged = self._damaged
+            if damaged and not ahead:
                 raise StoreUnavailableError(_DAMAGED)
             answer = self._ask(sql, bound)
+            # What mends the store is not held up by what it mends.
+            if _CHANGES.match(sql) and not damaged and self._look_for_damage():
+                raise StoreUnavailableError(_DAMAGED)
             return [_decode_row(line) for line in answer.splitlines()]
 
         return await self._run(self._threads(ahead), query)
