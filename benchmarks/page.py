@@ -134,7 +134,9 @@ def measure(rounds: int) -> list[Measured]:
     with (
         kept_stores(EVENTS) as [kept],
         tempfile.TemporaryDirectory() as scratch,
-        running_service(Path(shutil.copytree(kept, Path(scratch) / "store"))) as service,
+        running_service(
+            Path(shutil.copytree(kept, Path(scratch) / "store", symlinks=True))
+        ) as service,
     ):
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

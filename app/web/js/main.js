@@ -14,7 +14,7 @@ import { viewerPage } from "./viewer.js";
 
 const VIEWS = { overview, film: filmPage, viewer: viewerPage, definitions };
 // While events come in, figures are asked for so often; what takes the service longer, less often.
-const REFRESH_MS = 10_000;
+const REFRESH_MS = 5_000;
 const SLOW_REFRESH_MS = 60_000;
 
 const main = document.getElementById("main");
