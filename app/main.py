@@ -259,6 +259,7 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
         bound.bind(address)
     except OSError as error:
         raise ConfigurationError(
@@ -287,6 +288,9 @@ async def serve(settings: Settings, listener: socket.socket, *own: socket.socket
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     server = _Server(config, app)
+    # Before it is copied: a copy of one that blocks makes it block in other processes too, which
+    # then wait for a second connection with the first in hand.
+    listener.setblocking(False)
     listeners = [listener, *(listener.dup() for _ in range(_LISTENERS - 1)), *own]
     if multiprocessing.parent_process() is not None:
         # Not before it is ready: requests go to any of the processes that listen.

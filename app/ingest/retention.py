@@ -58,7 +58,7 @@ async def apply_retention(
             behind UTC.
     """
     names = {f"{name}{LOCAL}" if store.cluster else name: name for name in (_EVENTS, *rollups)}
-    tables = await store.execute(load_query("retention"), {"tables": list(names)})
+    tables = await store.execute(load_query("retention"), {"tables": list(names)}, ahead=True)
     since = _EVER
     for table in tables:
         name = names[table["name"]]
@@ -75,8 +75,10 @@ async def apply_retention(
                 # First: were it lost, what was removed could be counted again.
                 since = max(since, (now - before * _DAY).replace(microsecond=0))
                 said_now = f"All events are kept since {since:%Y-%m-%dT%H:%M:%SZ}."
-                await store.execute(f"ALTER TABLE {where} MODIFY COMMENT '{said_now}'")
+                await store.execute(f"ALTER TABLE {where} MODIFY COMMENT '{said_now}'", ahead=True)
         if wanted != before:
             logger.info("%s is kept for %d days from now on, not %d", name, wanted, before)
-            await store.execute(f"ALTER TABLE {where} MODIFY TTL {parts['begin']}{wanted})")
+            await store.execute(
+                f"ALTER TABLE {where} MODIFY TTL {parts['begin']}{wanted})", ahead=True
+            )
     return Retention(event_days, since)

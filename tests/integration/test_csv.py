@@ -66,7 +66,7 @@ async def test_every_list_has_the_same_rows_as_csv(
     lists = set()
     for path, route in app.openapi()["paths"].items():
         parameters = {one["name"] for one in route.get("get", {}).get("parameters", [])}
-        if "format" not in parameters:
+        if "format" not in parameters or path.endswith("/export"):  # which is no list
             continue
         lists.add(path.removeprefix(PREFIX))
         path = re.sub(r"\{user_id\}", USERS[0], re.sub(r"\{movie_id\}", MOVIES[1], path))

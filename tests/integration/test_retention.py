@@ -34,6 +34,7 @@ async def lifetimes(store: ClickHouseClient) -> dict[str, int]:
     rows = await store.execute(
         "SELECT name, toUInt32(extract(engine_full, 'toIntervalDay\\\\(.*?([0-9]+)\\\\)')) AS days"
         " FROM system.tables WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
+        " AND engine_full LIKE '%toIntervalDay(%'"
     )
     return {row["name"]: row["days"] for row in rows}
 

@@ -20,7 +20,6 @@ def questions(truth: Truth, users: Iterable[str], days: int, tz: str) -> Iterabl
     yield f"{PREFIX}/content/popular?{window}&limit=2", truth.popular(days, tz, 2)
     yield f"{PREFIX}/trends?{window}", truth.trends(days, tz)
     yield f"{PREFIX}/peak-hours?{window}", truth.peak_hours(days, tz)
-    yield f"{PREFIX}/now", truth.watched_now()
     for user in users:
         yield f"{PREFIX}/user/{user}/stats?{window}", truth.user_stats(user, days, tz)
 
@@ -31,7 +30,7 @@ COMPARABLE = 182
 def more_questions(
     truth: Truth, users: Iterable[str], movies: Iterable[str], days: int, tz: str, step: int
 ) -> Iterable[tuple[str, Json]]:
-    """The paths of all other answers, each with the true answer."""
+    """The paths of all other answers, each with the true answer while the clock stands still."""
     window = f"days={days}&tz={quote(tz)}"
     both = days <= COMPARABLE
     compared = f"{window}&compare=previous" if both else window
@@ -41,6 +40,7 @@ def more_questions(
     if both:
         yield f"{PREFIX}/trends?{compared}", truth.trends(days, tz, both)
         yield f"{PREFIX}/content/popular?{compared}&limit=3", truth.popular(days, tz, 3, both)
+    yield f"{PREFIX}/now", truth.watched_now()
     for hours, bucket in ((1, 1), (3, 15), (2, 60)):
         path = f"{PREFIX}/concurrency?hours={hours}&bucket_minutes={bucket}"
         yield path, truth.concurrency(hours, bucket)

@@ -49,7 +49,7 @@ def _readable(cursor: str) -> str:
                     "example": [_EXAMPLE],
                 },
                 "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "One film a line."},
+                    "schema": {"description": "One film a line."},
                     "example": msgspec.json.encode(_EXAMPLE).decode() + "\n",
                 },
             },
