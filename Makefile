@@ -11,7 +11,7 @@ SERVICE_LOG := data/service.log
 ENABLE_KAFKA ?= false
 KAFKA_PORT ?= 9092
 KAFKA_DATA ?= data/kafka
-JOBS ?= 2
+JOBS ?= 3
 RATINGS ?=
 FLAGS ?=
 LOCK_FLAGS := --upgrade --quiet --strip-extras --allow-unsafe --no-header \
@@ -60,7 +60,7 @@ test-events: .venv/.installed  ## Send sample viewing to the running service; FL
 audit: .venv/.installed  ## Compare the running service's views with its events; FLAGS="--days 7 --repair"
 	@$(BIN)/python scripts/audit.py --url $(URL) $(FLAGS)
 
-test: install  ## Run every test, JOBS (2) at a time
+test: install  ## Run every test, JOBS (3) at a time
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 chaos: install  ## Replay RATINGS=ratings.csv through Kafka, kill everything on the way, compare with plain Python

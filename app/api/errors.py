@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import errors
@@ -98,6 +99,7 @@ _EXAMPLES: dict[int, tuple[str, dict[str, Any]]] = {
     403: ("this key is not for reading", {}),
     409: ("another audit or repair is under way", {}),
     413: ("a batch holds at most 10000 events", {}),
+    414: ("the URL is over 8192 bytes", {}),
     415: ("the body must not be compressed", {}),
     422: (
         "user_id must be a UUID",
@@ -223,7 +225,19 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(request, error.status_code, error.detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _methods_there(request)
+    return problem(request, error.status_code, error.detail, headers)
+
+
+def _methods_there(request: Request) -> str:
+    """Those of all routes of a path: Starlette names those of the first."""
+    there: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            there |= route.methods or set()
+    return ", ".join(sorted(there))
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -39,13 +39,20 @@ def _readable(cursor: str) -> str:
 
 @router.put(
     "/catalog/movies",
-    responses=described(400, 413, 422, 500, 503),
+    responses=described(400, 413, 415, 422, 500, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": {"type": "array", "items": _MOVIE, "maxItems": MAX_MOVIES},
+                    "schema": {
+                        "type": "array",
+                        "items": {
+                            "anyOf": [_MOVIE, {}],
+                            "description": "What is no film is rejected, and named in the receipt.",
+                        },
+                        "maxItems": MAX_MOVIES,
+                    },
                     "example": [_EXAMPLE],
                 },
                 "application/x-ndjson": {
@@ -70,7 +77,7 @@ async def put_movies(
 @router.get(
     "/catalog/movies",
     response_model=CatalogPage,
-    responses={**described(422, 500, 503), **DESCRIBED},
+    responses={**described(414, 422, 500, 503), **DESCRIBED},
 )
 async def movies(
     request: Request,
