@@ -21,7 +21,9 @@ def test_what_the_description_allows_is_answered_as_it_says(tmp_path: Path) -> N
                 Path(sys.executable).with_name("st"),
                 "--config-file", SUPPORT / "schemathesis.toml",
                 "run", f"{service.url}/openapi.json",
-                "--checks", "all", "--max-examples", "3", "--seed", "1", "--max-time", "25",
+                # Who was erased has figures like anybody who never watched: zeros.
+                "--checks", "all", "--exclude-checks", "use_after_free",
+                "--max-examples", "3", "--seed", "1", "--max-time", "25",
                 "--generation-database", "none", "--no-color",
             ],
             cwd=tmp_path,
