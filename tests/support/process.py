@@ -88,6 +88,14 @@ class Service:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    def is_gone(self) -> bool:
+        """Whether it doesn't answer any more, though nothing was stopped: it has been killed."""
+        try:
+            httpx.get(f"{self.url}/livez", timeout=30)
+        except httpx.TransportError:
+            return True
+        return False
+
     def wait(self) -> int:
         """Until it has ended. Returns its exit code."""
         assert self._process is not None
