@@ -142,7 +142,7 @@ def check(service: Service, acknowledged: int) -> None:
 def compare(door: Door, rounds: int) -> Measured:
     with (
         tempfile.TemporaryDirectory() as scratch,
-        running_service(Path(scratch) / "store") as service,
+        running_service(Path(scratch) / "store", LOG_REQUESTS="False") as service,
         running_bare({}) as bare,
     ):
         sent = bodies(door)

@@ -156,7 +156,7 @@ def measure(rounds: int) -> list[Measured]:
 def _side(stack: ExitStack, path: Path, events: int) -> Side:
     # Before the service opens the store: one process at a time has it.
     some_viewers = viewers(path, USERS)
-    service = stack.enter_context(running_service(path))
+    service = stack.enter_context(running_service(path, LOG_REQUESTS="False"))
     # Other events in each run: a kept store has those of the last.
     return Side(events, Asker(service.port), some_viewers, random.Random(time.time_ns()))
 
