@@ -23,6 +23,8 @@ MIN_BODY_RATE = 16 * 1024
 READ_SECONDS = 30
 """A client may take so long to read the next piece of an answer."""
 MAX_CONNECTIONS = 2_000
+MAX_PIPELINED = 8
+"""Requests of one connection that wait for the answers to those before them."""
 
 # So many more are let in for the sake of probes, and turned away with an answer if they are none.
 _GUESTS = 500
@@ -123,6 +125,10 @@ class Protocol(HttpToolsProtocol):
             size += len(name) + len(value) + 4  # ": " and the end of the line
         if size > MAX_HEAD_BYTES:
             self._stop_parsing(_LARGE_HEAD)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            # Thousands fit in one piece of what is read.
+            self.transport.abort()
+            raise _Refused
         self._guest = self._guest and len(self.connections) > MAX_CONNECTIONS
         if self._guest and self.url.partition(b"?")[0] not in _PROBES:
             self._stop_parsing(_CROWDED)

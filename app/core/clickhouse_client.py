@@ -166,6 +166,9 @@ class ClickHouseClient(ABC):
             "the store is a ClickHouse server: back it up there, with its statement BACKUP DATABASE"
         )
 
+    async def remove_broken(self) -> None:  # noqa: B027 - for an engine that has any
+        """Remove what was found broken and moved aside: it may hold what is to be forgotten."""
+
     def warnings(self) -> list[str]:
         """What somebody should look at, though the store answers; one sentence each."""
         return []

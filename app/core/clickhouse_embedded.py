@@ -67,6 +67,8 @@ _ALL_TABLES = (
 # Of what is in a folder: one of these in every store; and those that may be in any.
 _OURS = {"service.lock", "metadata"}
 _NOBODYS = {"lost+found"}
+# Where broken parts are moved.
+_BROKEN = "broken"
 # How the names of snapshots begin.
 _FROZEN = "backup_"
 
@@ -405,6 +407,9 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             return False
         return all(check["is_passed"] for check in checks)
 
+    async def remove_broken(self) -> None:
+        await self._run(self._writer, lambda: shutil.rmtree(self._path / _BROKEN, True))
+
     async def snapshot(self) -> Path:
         return await self._run(self._writer, self._freeze)
 
@@ -428,7 +433,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
     def _move_aside(self, table: str, part: Path) -> None:
         logger.error("a part of %s is broken: %s", table, part.name)
-        aside = self._path / "broken"
+        aside = self._path / _BROKEN
         aside.mkdir(exist_ok=True)
         part.rename(aside / f"{table}-{uuid4().hex[:8]}-{part.name}")
 

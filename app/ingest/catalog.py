@@ -51,6 +51,8 @@ class Catalog:
         self._store = store
         self._clock = clock
         self._turn = asyncio.Lock()
+        # One at a time: a large body takes much memory while it is decoded.
+        self._large = asyncio.Lock()
 
     async def take(self, body: bytes, *, lines: bool) -> CatalogReceipt:
         """A JSON array of films, or (`lines`) NDJSON. Of one sent twice the last one counts.
@@ -63,7 +65,8 @@ class Catalog:
         if len(body) <= _INLINE_BYTES:
             decoded = _decode_all(body, lines)
         else:
-            decoded = await asyncio.to_thread(_decode_all, body, lines)
+            async with self._large:
+                decoded = await asyncio.to_thread(_decode_all, body, lines)
         movies = [one for one in decoded if isinstance(one, Movie)]
         rejections = [
             Rejection(index=index, reason=one[0], detail=one[1])

@@ -9,7 +9,7 @@ from uuid import UUID
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.errors import NotOnClusterError
 from app.ingest.lease import Turn
-from app.ingest.removal import Removal, begin_removal, carry_out, clean_up
+from app.ingest.removal import Removal, begin_removal, carry_out, clean_up, forget_staged
 from app.ingest.writer import Writer
 from app.schemas.users import ErasureMode, ErasureReceipt
 
@@ -67,7 +67,9 @@ class Eraser:
                 oldest=self._writer.oldest(requested_at),
                 fence=turn.fence,
             )
-            return await carry_out(self._store, removal, turn.number, turn.fence)
+            carried_out = await carry_out(self._store, removal, turn.number, turn.fence)
+            await forget_staged(self._store)
+            return carried_out
 
         async with self._one_at_a_time:
             removal, events = await self._writer.in_turn(remove)

@@ -180,7 +180,7 @@ def split_json(body: bytes) -> RawEvents:
         # do that cut a text in the middle of an emoji. A byte that is not UTF-8 spoils only the
         # element that it is in.
         try:
-            return _split(_ESCAPE.sub(_spoil_lone_surrogate, body))
+            return _split(_without_lone_surrogates(body))
         except (msgspec.DecodeError, RecursionError):
             raise _malformed() from None
 
@@ -198,15 +198,24 @@ def _split(body: bytes) -> RawEvents:
         ) from None
 
 
-_ESCAPE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair
-    rb"|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-    rb"|\\."  # any other, so that an escaped backslash is not taken for the start of one
-)
+_SURROGATE = re.compile(rb"(\\+)u[dD](?:([89abAB])|[c-fC-F])[0-9a-fA-F]{2}")
+_LOW_SURROGATE = re.compile(rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_ESCAPE_BYTES = 6
 
 
-def _spoil_lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return b"\xff" if escape["lone"] else escape[0]
+def _without_lone_surrogates(body: bytes) -> bytes:
+    """Escaped halves of surrogate pairs made bytes that are not UTF-8, in as many bytes."""
+    spoiled = bytearray(body)
+    end_of_pair = -1
+    for found in _SURROGATE.finditer(body):
+        begin = found.end() - _ESCAPE_BYTES
+        if len(found[1]) % 2 == 0 or begin < end_of_pair:
+            continue  # the backslash itself is escaped; or it is the other half
+        if found[2] and _LOW_SURROGATE.match(body, found.end()):
+            end_of_pair = found.end() + _ESCAPE_BYTES
+        else:
+            spoiled[begin : begin + _ESCAPE_BYTES] = b"\xff" * _ESCAPE_BYTES
+    return bytes(spoiled)
 
 
 def _malformed() -> MalformedBodyError:

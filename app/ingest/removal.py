@@ -172,26 +172,31 @@ async def finish_removals(store: ClickHouseClient, number: int, fence: Fence | N
         async with _held(store, fence):
             await Tombstones(store).add(found.user_id, fence)
             removal, _ = await carry_out(store, found, number, fence)
+            await forget_staged(store)
             await clean_up(store, removal)
+
+
+async def forget_staged(store: ClickHouseClient) -> None:
+    """The last batch is in a file until there is another. Part of a turn: a batch may come then."""
+    if store.exclusive:
+        await store.stage(Events.of([]).block(0))
 
 
 async def clean_up(store: ClickHouseClient, removal: Removal) -> int:
     """See that nothing of the user is left on the disk; the removal is complete then.
 
-    Takes some seconds. Needs no turn.
+    Takes some seconds. Needs no turn, but `forget_staged` in one before.
 
     Returns:
         How many rejected messages with the user's id were deleted.
     """
-    if store.exclusive:
-        # The last batch is in a file until there is another.
-        await store.stage(Events.of([]).block(0))
     rejections = await _delete_rejections(store, removal.user_id)
     tables = {swap.table for swap in removal.swaps}
     if rejections:
         tables.add(_REJECTIONS)
     if tables:
         await _wait_for_old_parts(store, sorted(tables))
+    await store.remove_broken()
     await store.execute(f"DROP TABLE IF EXISTS {removal.table} SYNC", ahead=True)
     return rejections
 

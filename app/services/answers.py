@@ -12,6 +12,7 @@ from app.core.gate import Gate
 # What retention takes away, and what another program writes, is seen after so long.
 _KEPT_SECONDS = 10.0
 _KEPT_ANSWERS = 1_000
+_KEPT_BYTES = 64 * 1024 * 1024
 
 Question = Hashable
 Compute = Callable[[], Awaitable[BaseModel]]
@@ -53,6 +54,7 @@ class Answers:
         self._most = most
         self._gate = gate or Gate()
         self._kept: dict[Question, _Kept] = {}
+        self._kept_bytes = 0
         self._kept_version: int | None = None
         self._running: dict[Question, _Running] = {}
         self._next: dict[Question, asyncio.Task[bytes]] = {}
@@ -72,13 +74,17 @@ class Answers:
     def kept(self, question: Question) -> bytes | None:
         """The answer, if it is there and nothing was written since it was computed."""
         version = self._version()
-        if version != self._kept_version or len(self._kept) > _KEPT_ANSWERS:
+        if version != self._kept_version or self._has_too_much():
             self._kept.clear()
+            self._kept_bytes = 0
             self._kept_version = version
         kept = self._kept.get(question)
         if kept is None or asyncio.get_running_loop().time() >= kept.until:
             return None
         return kept.body
+
+    def _has_too_much(self) -> bool:
+        return len(self._kept) > _KEPT_ANSWERS or self._kept_bytes > _KEPT_BYTES
 
     def _computation(
         self, question: Question, version: int | None, compute: Compute
@@ -117,6 +123,7 @@ class Answers:
         if version is not None and version == self._kept_version == self._version():
             until = asyncio.get_running_loop().time() + _KEPT_SECONDS
             self._kept[question] = _Kept(body, until)
+            self._kept_bytes += len(body)
         return body
 
 
