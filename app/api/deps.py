@@ -136,10 +136,9 @@ def is_compared(request: Request, compare: str | None, days: int, form: str | No
     """
     if compare is None:
         return False
-    if days > _COMPARABLE_DAYS:
-        raise _invalid(
-            "days", f"With compare, it should be less than or equal to {_COMPARABLE_DAYS}"
-        )
+    most = request.app.state.settings.event_retention_days // 2
+    if days > most:
+        raise _invalid("days", f"With compare, it should be less than or equal to {most}")
     if prefers_csv(request, form):
         raise _invalid("compare", "CSV has no place for it: ask for JSON")
     return True
@@ -149,10 +148,6 @@ def _invalid(parameter: str, text: str) -> RequestValidationError:
     return RequestValidationError(
         [{"loc": ("query", parameter), "msg": text, "type": "value_error"}]
     )
-
-
-# Events are kept for 365 days: two windows of more would have lost some of theirs.
-_COMPARABLE_DAYS = 182
 
 
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
@@ -243,7 +238,8 @@ LastDays = Annotated[
 Compare = Annotated[
     Literal["previous"] | None,
     Query(
-        description="The figures of as many days before, too; `days` is at most 182 then.",
+        description="The figures of as many days before, too; `days` is at most half of what is "
+        "kept then, 182 by default.",
         examples=["previous"],
     ),
 ]

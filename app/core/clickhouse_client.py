@@ -137,7 +137,12 @@ class ClickHouseClient(ABC):
     ) -> None:
         """Insert the rows that were staged, as `insert` does."""
 
-    async def mend(self, refill: Refill, first_kept: date) -> bool:  # noqa: ARG002 - for an engine
+    async def mend(
+        self,
+        refill: Refill,  # noqa: ARG002 - for those that need it
+        first_kept: date,  # noqa: ARG002
+        make_room: Refill,  # noqa: ARG002
+    ) -> bool:
         """Bring the store into order, if it may have lost something of what it took.
 
         To be called by who writes, between two writes, often: it is cheap where all is well. Until
@@ -147,6 +152,7 @@ class ClickHouseClient(ABC):
             refill: fills the rollups that are marked as unfilled, and repairs the last batch.
             first_kept: the first UTC day of which every event is still stored. Figures of days
                 before can't be made anew, and stay.
+            make_room: removes what was begun and will not be finished, for the disk may be full.
 
         Returns:
             Whether there was anything to do.

@@ -74,8 +74,10 @@ _FROZEN = "backup_"
 
 logger = logging.getLogger(__name__)
 
-# Statements, after comments, that write to tables.
-_CHANGES = re.compile(r"(?:\s|--[^\n]*\n)*(?:INSERT|ALTER|CREATE|RENAME)\b")
+# Statements, after comments, that write rows to tables, or put them elsewhere.
+_CHANGES = re.compile(
+    r"(?:\s|--[^\n]*\n)*(?:INSERT\b|ALTER TABLE \S+ (?:ATTACH|DELETE|DROP|REPLACE)\b)"
+)
 _INCOMING = re.compile(rf"\b{INCOMING}\b")
 
 _INSERT_SETTINGS = ", ".join(f"{name} = {value!r}" for name, value in INSERT_SETTINGS.items())
@@ -107,6 +109,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._fsync = fsync
         self._lock_file: TextIO | None = None
         self._damaged = False
+        self._mending = False
         self._has_whole_parts = False
         self._damage_mark = path / "damaged"
         # When all was last in order: the counter of refused writes, and the time.
@@ -209,12 +212,16 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
 
         def query() -> list[Row]:
             bound = {name: as_text(value) for name, value in (parameters or {}).items()}
+            changes = _CHANGES.match(sql) is not None
             damaged = self._damaged
-            if damaged and not ahead:
+            if damaged and not (ahead and (self._mending or not changes)):
                 raise StoreUnavailableError(_DAMAGED)
+            refused = self._refused_writes() if damaged and changes else 0
             answer = self._ask(sql, bound)
-            # What mends the store is not held up by what it mends.
-            if _CHANGES.match(sql) and not damaged and self._look_for_damage():
+            # What mends the store is held up by nothing but what is refused meanwhile.
+            if changes and (
+                self._refused_writes() > refused if damaged else self._look_for_damage()
+            ):
                 raise StoreUnavailableError(_DAMAGED)
             return [_decode_row(line) for line in answer.splitlines()]
 
@@ -319,17 +326,26 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             return []
         return ["the disk of the store is full: events are refused"]
 
-    async def mend(self, refill: Refill, first_kept: date) -> bool:
+    async def mend(self, refill: Refill, first_kept: date, make_room: Refill) -> bool:
         if not self._damaged and time.monotonic() < self._looked_at + _LOOK_SECONDS:
             return False
         if not await self._run(self._writer, self._look_for_damage):
             return False
+        self._mending = True
+        try:
+            await self._put_in_order(refill, first_kept, make_room)
+        finally:
+            self._mending = False
+        return True
+
+    async def _put_in_order(self, refill: Refill, first_kept: date, make_room: Refill) -> None:
         refused = await self._run(self._writer, self._refused_writes)
         if not self._has_whole_parts:
             # At once: what was merged is there for old_parts_lifetime only.
             while await self._move_broken_parts_aside():
                 pass
             self._has_whole_parts = True
+        await make_room()
         self._require_space(0)
         # What a lost part held, rollups may have, or the other way round.
         for rollup in await self.execute(load_query("rollups"), ahead=True):
@@ -343,7 +359,6 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._damaged = False
         self._damage_mark.unlink(missing_ok=True)
         logger.warning("the store is in order again")
-        return True
 
     async def _empty(self, table: str, first_day: str, first_kept: date) -> None:
         """Take the rows away that begin on days of which all events are there."""
@@ -429,6 +444,9 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
                 copied = frozen / data.relative_to(self._path)
                 copied.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(data / "format_version.txt", copied / "format_version.txt")
+        if self._look_for_damage():
+            shutil.rmtree(frozen)
+            raise StoreUnavailableError(_DAMAGED)
         return frozen
 
     def _move_aside(self, table: str, part: Path) -> None:

@@ -101,7 +101,6 @@ async def _finish(
 ) -> None:
     for draft in drafts:
         await _build(store, draft, wanted, first_kept, last)
-        await draft.complete()
     # What was written while they were built, in two steps: the last one, in a turn, is short.
     now = await in_turn(_number_before)
     for draft in drafts:
@@ -132,11 +131,6 @@ async def _build(
     rollup = draft.rollup
     about: Parameters = {"of_days": days, "first_kept": first_kept}
     read = await _days_of_rows(store, draft, about) if rollup.spans_days else days
-    await draft.add(
-        f"SELECT {rollup.columns} FROM {draft.before}"
-        f" WHERE NOT ({rollup.is_of_days} AND {rollup.first_day} >= {{first_kept:Date}})",
-        about,
-    )
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
     events = await events_by_day(store, read[0], read[-1]) if read else {}
     for first_day, last_day in joined((day, day, events[day]) for day in read if day in events):
@@ -144,6 +138,9 @@ async def _build(
             f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
         )
+    await draft.complete(
+        f"NOT ({rollup.is_of_days} AND {rollup.first_day} >= {{first_kept:Date}})", about
+    )
 
 
 async def events_by_day(store: ClickHouseClient, first: date, last: date) -> dict[date, int]:

@@ -142,9 +142,11 @@ async def carry_out(
     }
     if any(found[0]["n"] for found in rows.values()):
         async with _held(store, fence):
-            removal = await _copy(store, removal, rollups, f"{_COPY}{number}_", fence)
-        await _record(store, removal, fence)
-        await _swap(store, removal, fence)
+            # Named after both: of one turn there may be the copies of two removals.
+            token = removal.table.removeprefix(_PENDING)
+            removal = await _copy(store, removal, rollups, f"{_COPY}{number}_{token}_", fence)
+            await _record(store, removal, fence)
+            await _swap(store, removal, fence)
         await _drop_copies(store, fence)
     return removal, rows[_EVENTS][0]["n"]
 
@@ -390,6 +392,14 @@ async def _swap(store: ClickHouseClient, removal: Removal, fence: Fence | None) 
                 ahead=True,
                 fence=fence,
             )
+
+
+async def drop_unrecorded_copies(store: ClickHouseClient) -> None:
+    """Remove copies that were begun and will not be finished."""
+    recorded = tuple(one.copies for one in await _load_removals(store) if one.copies)
+    for name in await _tables(store, _COPY):
+        if not name.startswith(recorded):
+            await store.execute(f"DROP TABLE IF EXISTS {name} SYNC", ahead=True)
 
 
 async def _drop_copies(store: ClickHouseClient, fence: Fence | None) -> None:

@@ -27,7 +27,7 @@ class Draft:
     """What will take the place of some partitions of a rollup.
 
     Attributes:
-        before: the table of what was in these partitions.
+        before: the table of what was in the rollup.
         table: the table of what will be in them; empty at first.
     """
 
@@ -39,17 +39,16 @@ class Draft:
         self._partitions: set[str] = set()
 
     async def begin(self, fence: Fence | None, about: Parameters) -> None:
-        """Of all partitions in which a row is of the days in `about`."""
+        """Of all partitions in which a row is of the days in `about`, or should be."""
         rollup = self.rollup
         for table in (self.before, self.table):
             await self._in_turn(f"CREATE TABLE {table} AS {rollup.table}", fence)
-        rows = await self._in_turn(
-            f"SELECT DISTINCT _partition_id AS id FROM {rollup.table} WHERE {rollup.is_of_days}",
-            fence,
-            about,
-        )
+        partitions = f"SELECT DISTINCT _partition_id AS id FROM {rollup.table}"
+        rows = await self._in_turn(f"{partitions} WHERE {rollup.is_of_days}", fence, about)
         self._partitions = {row["id"] for row in rows}
-        for partition in sorted(self._partitions):
+        # All: a day that has no row may belong into any.
+        rows = await self._in_turn(partitions, fence)
+        for partition in sorted(row["id"] for row in rows):
             await self._in_turn(
                 f"ALTER TABLE {self.before} ATTACH PARTITION ID '{partition}' FROM {rollup.table}",
                 fence,
@@ -62,13 +61,22 @@ class Draft:
         statement = f"{self._insert_into(self.table)} {rows} SETTINGS max_execution_time = 0"
         await self._store.execute(statement, about, fence=fence)
 
-    async def complete(self) -> None:
-        """All partitions that will be swapped have rows by now, or will have none.
+    async def complete(self, others: str, about: Parameters) -> None:
+        """What was added are the rows of the days: add all others of their partitions.
 
-        What is added from now on to others is not swapped: the rollup has it, and more.
+        What is added from now on to further partitions is not swapped: the rollup has it, and more.
+
+        Args:
+            others: SQL, the condition for a row of before that stays as it is.
         """
         rows = await self._store.execute(f"SELECT DISTINCT _partition_id AS id FROM {self.table}")
         self._partitions |= {row["id"] for row in rows}
+        if self._partitions:
+            await self.add(
+                f"SELECT {self.rollup.columns} FROM {self.before}"
+                f" WHERE _partition_id IN {{partitions:Array(String)}} AND ({others})",
+                {**about, "partitions": sorted(self._partitions)},
+            )
 
     async def decide(
         self, turn: int, fence: Fence | None, last_lines: str, about: Parameters

@@ -24,6 +24,7 @@ from app.core.errors import (
 )
 from app.ingest.events import UUID_BYTES, Events, key_of
 from app.ingest.lease import Lease, Turn, lease_for
+from app.ingest.removal import drop_unrecorded_copies
 from app.ingest.retention import Retention, apply_retention
 from app.ingest.rollups import fill_new_rollups, load_rollups
 from app.ingest.swap import drop_drafts
@@ -279,7 +280,13 @@ class Writer:
             self._version += 1
 
     async def _mend(self) -> bool:
-        return await self._store.mend(self._refill, self.retention.first_whole_day(self._clock()))
+        return await self._store.mend(
+            self._refill, self.retention.first_whole_day(self._clock()), self._make_room
+        )
+
+    async def _make_room(self) -> None:
+        await drop_drafts(self._store)
+        await drop_unrecorded_copies(self._store)
 
     async def _refill(self) -> None:
         """Repair what was cut short, and fill the rollups that lack what was there before them."""

@@ -173,7 +173,8 @@ class Broadcast:
         zone.looked_at = asyncio.get_running_loop().time()
         asking = asyncio.create_task(self._snapshot(timezone))
         if not (await asyncio.wait({asking}, timeout=_PATIENCE_SECONDS))[0]:
-            self._tell(zone, Unavailable())
+            for waiting in self._zones.values():
+                self._tell(waiting, Unavailable())
             await asyncio.wait({asking})
         error = asking.exception()
         if error is None:

@@ -145,6 +145,23 @@ async def test_every_damage_is_found_and_mended(
     assert await left_behind(store) == []
 
 
+async def test_a_day_without_any_row_is_made_anew_and_its_month_stays(
+    service: tuple[ClickHouseClient, httpx.AsyncClient],
+) -> None:
+    store, client = service
+    [row] = await store.execute(
+        "SELECT max(event_date) AS day FROM popular_content GROUP BY toYYYYMM(event_date)"
+        " HAVING uniqExact(event_date) > 1 LIMIT 1"
+    )
+    await store.execute(
+        f"ALTER TABLE popular_content DELETE WHERE event_date = '{row['day']}'"
+        " SETTINGS mutations_sync = 1"
+    )
+    assert {one["day"] for one in (await audit(client))["differences"]} == {row["day"]}
+    assert (await repair(client))["differences"] == []
+    await assert_rollups_match(store)
+
+
 # What no answer shows, in rows of every month; traffic has nothing that isn't shown.
 UNSEEN = (
     "INSERT INTO popular_content (event_date, movie_id, events)"
