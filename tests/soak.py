@@ -28,6 +28,9 @@ from tests.support.process import Service, running_service
 # What allocators and caches may still take after the first third, and what comes and goes.
 MORE_MEMORY_MIB = 96
 MORE_HANDLES = 40
+# Parts that were merged are kept for eight minutes (old_parts_lifetime): only then do as many go as
+# come, and the engine starts its threads that remove them.
+_WARM_UP_SECONDS = 540
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +145,13 @@ class Load:
             shutil.rmtree(answer.json()["path"])
 
 
-def soak(folder: Path, seconds: float, every: float, seed: int) -> tuple[list[Sample], Load]:
-    """What was held every so many seconds, the service having been warmed up."""
+def soak(
+    folder: Path, seconds: float, every: float, seed: int, warm_up: float
+) -> tuple[list[Sample], Load]:
+    """What was held every so many seconds, after `warm_up` seconds of the same."""
     with running_service(folder / "store", BACKUP_PATH=str(folder / "backups")) as service:
         warm = Load(service, seed)
-        warm.run(min(seconds / 3, 60), lambda: None, 1)
+        warm.run(warm_up, lambda: None, 1)
         samples: list[Sample] = []
         load = Load(service, seed + 1000)
         load.run(seconds, lambda: samples.append(sample(service.pid)), every)
@@ -188,7 +193,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        samples, load = soak(Path(folder), flags.minutes * 60, 5, flags.seed)
+        samples, load = soak(Path(folder), flags.minutes * 60, 5, flags.seed, _WARM_UP_SECONDS)
     print("memory MiB  threads  files")
     for one in samples[:: max(1, len(samples) // 20)]:
         print(f"{one.memory:>10.0f} {one.threads:>8} {one.files:>6}")
