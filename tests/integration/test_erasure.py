@@ -73,6 +73,22 @@ async def assert_truth(client: httpx.AsyncClient, events: Batch) -> None:
         await assert_answers(client, Truth(events, NOW), USERS[:4], days, tz)
 
 
+@pytest.mark.parametrize("engine", ["embedded"])
+async def test_events_that_wait_for_an_erasure_are_stored(settings: Settings) -> None:
+    dice = random.Random(11)
+    async with running(settings) as (_, client):
+        events = viewing(dice, 300)
+        await send(client, events)
+        for user in USERS[3:6]:
+            erasing = asyncio.create_task(erase(client, user))
+            await asyncio.sleep(0.05)  # whenever they come
+            late = without(viewing(dice, 40), *USERS[3:6])
+            await send(client, late)
+            await erasing
+            events = [*without(events, user), *late]
+            await assert_truth(client, events)
+
+
 async def test_an_erased_user_is_in_no_answer_and_comes_back_by_no_door(
     settings: Settings, engine: str
 ) -> None:
