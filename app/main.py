@@ -107,7 +107,6 @@ def create_app(
     app.state.measures = Measures(VERSION, engine)
     app.state.scrapes = metrics.Scrapes(app.state.measures, settings, app.state)
     app.state.observer = Observer(app.state.measures, log_requests=settings.log_requests)
-    app.state.broadcast = None
     for router in (
         analytics.router,
         films.router,

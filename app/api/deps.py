@@ -136,7 +136,7 @@ def is_compared(request: Request, compare: str | None, days: int, form: str | No
     """
     if compare is None:
         return False
-    most = request.app.state.settings.event_retention_days // 2
+    most = request.app.state.settings.longest_compared_days
     if days > most:
         raise _invalid("days", f"With compare, it should be less than or equal to {most}")
     if prefers_csv(request, form):

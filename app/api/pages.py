@@ -37,12 +37,12 @@ class _Site(NamedTuple):
 
     version: str
     files: dict[str, _File]
-    page: _File
+    page: bytes
 
 
 async def page(request: Request) -> Response:
     """One page for all of these addresses; it reads its own, and asks for what belongs there."""
-    return _answer(request, _site().page, _ASK_EACH_TIME)
+    return _answer(request, _page(request.app.state.settings.longest_compared_days), _ASK_EACH_TIME)
 
 
 async def static(request: Request, version: str, path: str) -> Response:
@@ -85,7 +85,13 @@ def _site() -> _Site:
     version = hashlib.sha256(every).hexdigest()[:12]
     page = bodies.pop("index.html").replace(b"{version}", version.encode())
     files = {path: _file(path, body) for path, body in bodies.items()}
-    return _Site(version, files, _file("index.html", page))
+    return _Site(version, files, page)
+
+
+@cache
+def _page(longest_compared_days: int) -> _File:
+    body = _site().page.replace(b"{compared}", str(longest_compared_days).encode())
+    return _file("index.html", body)
 
 
 def _file(path: str, body: bytes) -> _File:

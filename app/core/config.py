@@ -212,6 +212,11 @@ class Settings(BaseSettings):
     )
     log_requests: bool = Field(True, description="Log a line for each request.")
 
+    @property
+    def longest_compared_days(self) -> int:
+        """Of a longer window the one before it isn't in the store as a whole."""
+        return self.event_retention_days // 2
+
     @field_validator("clickhouse_database")
     @classmethod
     def _our_own(cls, name: str) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from app.core.clickhouse_client import ClickHouseClient, load_query
 from app.core.errors import BodyTooLargeError, MalformedBodyError, UnexpectedBodyError
 from app.ingest.decode import microseconds_of
-from app.ingest.intake import RawEvents, split_json, split_lines
+from app.ingest.intake import INLINE_BYTES, RawEvents, split_json, split_lines
 from app.schemas.catalog import (
     MAX_GENRE,
     MAX_GENRES,
@@ -22,8 +22,6 @@ from app.schemas.catalog import (
 from app.schemas.events import MAX_POSITION_SECONDS, Rejection, RejectionReason
 
 _COLUMNS = ("movie_id", "title", "duration_seconds", "genres", "released", "version")
-# Bodies over this are decoded in a thread: they would hold up everyone else for milliseconds.
-_INLINE_BYTES = 32 * 1024
 
 _RULES = {
     "movie_id": "movie_id must be a UUID",
@@ -62,7 +60,7 @@ class Catalog:
             UnexpectedBodyError: no array.
             BodyTooLargeError: too many films.
         """
-        if len(body) <= _INLINE_BYTES:
+        if len(body) <= INLINE_BYTES:
             decoded = _decode_all(body, lines)
         else:
             async with self._large:

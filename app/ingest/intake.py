@@ -33,7 +33,7 @@ from app.schemas.events import (
 )
 
 # Bodies over this are decoded in a thread: they would hold up everyone else for milliseconds.
-_INLINE_BYTES = 32 * 1024
+INLINE_BYTES = 32 * 1024
 
 # A body of 16 MiB can take a multiple of that while it is decoded.
 _LARGE_AT_ONCE = 2
@@ -140,7 +140,7 @@ class Intake:
     async def _decode(self, body: bytes, lines: bool) -> Decoded:
         now = self._clock()
         oldest = self._writer.oldest(now)
-        if len(body) <= _INLINE_BYTES:
+        if len(body) <= INLINE_BYTES:
             return _decode_batch(body, lines, now, oldest)
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):

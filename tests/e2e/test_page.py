@@ -370,6 +370,26 @@ def test_it_says_so_when_the_service_is_away_and_comes_back(
         expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_periods_are_compared_as_far_as_events_are_kept(browser: Browser, tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path / "store", EVENT_RETENTION_DAYS="20") as running,
+        httpx.Client(base_url=running.url, timeout=60) as client,
+    ):
+        asked = f"{PREFIX}/overview?compare=previous&days="
+        assert client.get(f"{asked}10").status_code == 200
+        assert client.get(f"{asked}11").status_code == 422
+        now = datetime.now(UTC)
+        for day, views in ((0, 2), (11, 3)):
+            for number in range(views):
+                event = start_of(FILMS[number])
+                event["timestamp"] = (now - timedelta(days=day, minutes=number)).isoformat()
+                Api(client).store(event)
+        for days in (7, 28):
+            with opened(browser, running, f"/?days={days}") as page:
+                settled(page)
+                shows(page, "total_views", 5 if days == 28 else 2)
+
+
 def test_it_says_when_the_store_is_away(browser: Browser, service: Service, api: Api) -> None:
     """The service says so over the socket; what it says is put into the page's mouth here."""
 

@@ -161,7 +161,9 @@ export function controls(place, go) {
 }
 
 // Of a longer period the one before is not kept as a whole.
-const LONGEST_COMPARED = 182;
+const LONGEST_COMPARED = Number(
+  document.querySelector("meta[name=longest-compared-days]").content,
+);
 
 export const window_ = (place) => ({ days: place.days, tz: place.tz });
 export const compared = (place) =>
