@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -150,6 +150,16 @@ def _invalid(parameter: str, text: str) -> RequestValidationError:
     )
 
 
+def _of_service(name: str) -> Any:
+    """What the service keeps under this name, once it has started."""
+
+    async def get(request: Request) -> Any:
+        _check_started(request)
+        return getattr(request.app.state, name)
+
+    return Depends(get)
+
+
 # Coroutines, all of them: FastAPI runs others in threads, which takes as long as the rest of it.
 async def _intake(request: Request) -> Intake:
     _check_started(request)
@@ -158,62 +168,20 @@ async def _intake(request: Request) -> Intake:
     return intake
 
 
-async def _auditor(request: Request) -> Auditor:
-    _check_started(request)
-    auditor: Auditor = request.app.state.auditor
-    return auditor
-
-
-async def _doors(request: Request) -> DoorsOfService:
-    _check_started(request)
-    doors: DoorsOfService = request.app.state.doors
-    return doors
-
-
-async def _eraser(request: Request) -> EraserOfService:
-    _check_started(request)
-    eraser: EraserOfService = request.app.state.eraser
-    return eraser
-
-
-async def _export(request: Request) -> ExportOfService:
-    _check_started(request)
-    export: ExportOfService = request.app.state.export
-    return export
-
-
-async def _service(request: Request) -> AnalyticsService:
-    _check_started(request)
-    service: AnalyticsService = request.app.state.service
-    return service
-
-
-async def _movies(service: Annotated[AnalyticsService, Depends(_service)]) -> Movies:
+async def _movies(service: Annotated[AnalyticsService, _of_service("service")]) -> Movies:
     return service.movies
-
-
-async def _catalog(request: Request) -> CatalogOfService:
-    _check_started(request)
-    catalog: CatalogOfService = request.app.state.catalog
-    return catalog
-
-
-async def _backups(request: Request) -> BackupsOfService:
-    _check_started(request)
-    backups: BackupsOfService = request.app.state.backups
-    return backups
 
 
 Body = Annotated[bytes, Depends(read_body)]
 Events = Annotated[Intake, Depends(_intake)]
-Doors = Annotated[DoorsOfService, Depends(_doors)]
-Eraser = Annotated[EraserOfService, Depends(_eraser)]
-Export = Annotated[ExportOfService, Depends(_export)]
-Auditing = Annotated[Auditor, Depends(_auditor)]
-Service = Annotated[AnalyticsService, Depends(_service)]
+Doors = Annotated[DoorsOfService, _of_service("doors")]
+Eraser = Annotated[EraserOfService, _of_service("eraser")]
+Export = Annotated[ExportOfService, _of_service("export")]
+Auditing = Annotated[Auditor, _of_service("auditor")]
+Service = Annotated[AnalyticsService, _of_service("service")]
 Films = Annotated[Movies, Depends(_movies)]
-Catalog = Annotated[CatalogOfService, Depends(_catalog)]
-Backups = Annotated[BackupsOfService, Depends(_backups)]
+Catalog = Annotated[CatalogOfService, _of_service("catalog")]
+Backups = Annotated[BackupsOfService, _of_service("backups")]
 
 Days = Annotated[
     int,

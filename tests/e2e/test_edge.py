@@ -105,6 +105,14 @@ async def test_what_grows_without_end_is_refused(port: int) -> None:
         assert (await client.get(path)).status_code == 404
 
 
+async def test_requests_of_one_connection_do_not_pile_up(port: int) -> None:
+    one = b"GET /livez HTTP/1.1\r\n" + HOST
+    some = (one + b"\r\n") * (edge.MAX_PIPELINED - 1) + one + b"Connection: close\r\n\r\n"
+    assert (await exchange(port, some)).count(b"HTTP/1.1 200 ") == edge.MAX_PIPELINED
+    answers = await exchange(port, (one + b"\r\n") * 1000)
+    assert answers.count(b"HTTP/1.1 ") <= edge.MAX_PIPELINED + 1
+
+
 async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(port: int) -> None:
     size = MAX_BODY_BYTES + 1
     head = f"POST {PREFIX}/events/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
