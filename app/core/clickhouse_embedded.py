@@ -32,7 +32,7 @@ from app.core.clickhouse_client import (
 from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.clickhouse_values import as_text, escape
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-from app.core.schema import apply_schema, mark_unfilled
+from app.core.schema import OLD_PARTS_SECONDS, apply_schema, mark_unfilled
 
 # What suits an engine that shares its processors with the service. Not in clickhouse/schema.sql: a
 # server need not know all of it.
@@ -42,6 +42,10 @@ _TABLE_SETTINGS = {
     # More parts at a time, and so fewer times: 0.7 of the work for an event, all in all.
     "merge_selector_base": 12,
     "min_parts_to_merge_at_once": 10,
+    # Stores from before had more.
+    "old_parts_lifetime": OLD_PARTS_SECONDS,
+    # Else a hundred threads are started for it, and stay.
+    "concurrent_part_removal_threshold": 1_000_000,
 }
 
 # Room for merges, and for what else has to be written when no more events are taken.

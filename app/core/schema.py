@@ -10,6 +10,9 @@ from app.core.errors import ConfigurationError, StoreError
 
 SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
 
+OLD_PARTS_SECONDS = 120
+"""How long what was merged stays, as `clickhouse/schema.sql` has it."""
+
 LOCAL = "_local"
 """How the names of the tables on each node of a cluster end; without it, all of them together."""
 

@@ -22,9 +22,10 @@ from uuid import UUID, uuid4
 from app.core.clickhouse_client import ClickHouseClient, Fence, Row, load_query
 from app.core.clickhouse_values import escape
 from app.core.errors import AnalyticsError, StoreUnavailableError
+from app.core.schema import OLD_PARTS_SECONDS
 from app.ingest.events import Events
 from app.ingest.rollups import Rollup, load_rollups
-from app.ingest.swap import drop_drafts
+from app.ingest.swap import drop_drafts, emptied, take_out
 from app.ingest.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,7 @@ _REJECTIONS = "rejected_events"
 _PENDING = "pending_removal_"
 _COPY = "removing_"
 
-# As in clickhouse/schema.sql; and while what was replaced has to go.
-_OLD_PARTS_SECONDS = 480
+# How long merged parts stay while what was replaced has to go.
 _HURRIED_SECONDS = 1
 _LOOK_SECONDS = 0.2
 _SEEN_SECONDS = 0.5
@@ -163,7 +163,8 @@ async def settle_removals(store: ClickHouseClient, last_batch: int, fence: Fence
     for removal in await _load_removals(store):
         # What is older than a batch was put in place, and its removal lost with the power.
         if removal.copies and removal.number > last_batch:
-            await _swap(store, removal, fence)
+            async with _held(store, fence):
+                await _swap(store, removal, fence)
     await _drop_copies(store, fence)
 
 
@@ -300,7 +301,8 @@ async def _copy_rollup(
         about = {**removal.parameters, **more}
         return await store.execute(statement, about, ahead=True, fence=fence)
 
-    await ask(f"CREATE TABLE {copy} AS {rollup.table}")
+    for made in (copy, emptied(copy)):
+        await ask(f"CREATE TABLE {made} AS {rollup.table}")
     await ask(
         f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
         f" WHERE {again} AND {condition}"
@@ -342,7 +344,8 @@ async def _copy_events(
         fence=fence,
     )
     partitions = [row["partition"] for row in rows]
-    await store.execute(f"CREATE TABLE {copy} AS {_EVENTS}", ahead=True)
+    for made in (copy, emptied(copy)):
+        await store.execute(f"CREATE TABLE {made} AS {_EVENTS}", ahead=True)
     in_months = "_partition_id IN {partitions:Array(String)}"
     of_user = f"SELECT * FROM {_EVENTS} WHERE user_id = {{user_id:UUID}} AND {in_months}"
     sources = [f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}} AND {in_months} AND"]
@@ -384,14 +387,12 @@ async def _swap(store: ClickHouseClient, removal: Removal, fence: Fence | None) 
         for (table, partition), copy in zip(removal.swaps, tables, strict=True):
             if copy not in there:
                 continue
-            # A copy without rows is refused as a replacement.
-            filling = f"REPLACE PARTITION ID '{partition}' FROM {copy}"
-            emptying = f"DROP PARTITION ID '{partition}'"
-            await store.execute(
-                f"ALTER TABLE {table} {filling if (copy, partition) in filled else emptying}",
-                ahead=True,
-                fence=fence,
+            change = (
+                f"REPLACE PARTITION ID '{partition}' FROM {copy}"
+                if (copy, partition) in filled
+                else take_out(partition, emptied(copy))
             )
+            await store.execute(f"ALTER TABLE {table} {change}", ahead=True, fence=fence)
 
 
 async def drop_unrecorded_copies(store: ClickHouseClient) -> None:
@@ -471,7 +472,7 @@ async def _wait_for_old_parts(store: ClickHouseClient, tables: Sequence[str]) ->
     finally:
         for table in tables:
             await store.execute(
-                f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = {_OLD_PARTS_SECONDS}",
+                f"ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = {OLD_PARTS_SECONDS}",
                 ahead=True,
             )
 

@@ -21,6 +21,20 @@ from app.ingest.rollups import Rollup
 _DRAFT = "rebuilding_"
 _DECIDED = "swapping_"
 _DECIDED_NAME = re.compile(rf"{_DECIDED}(\d+)_(\w+)")
+_EMPTIED = "_emptied"
+
+
+def emptied(replacement: str) -> str:
+    """The name of the table that takes the partitions for which the replacement has no row."""
+    return f"{replacement}{_EMPTIED}"
+
+
+def take_out(partition: str, emptied_table: str) -> str:
+    """What empties a partition in an ALTER TABLE, where REPLACE PARTITION refuses: without a row.
+
+    Not DROP PARTITION: this fails when it comes late, for that table is gone with the turn.
+    """
+    return f"MOVE PARTITION ID '{partition}' TO TABLE {emptied_table}"
 
 
 class Draft:
@@ -89,6 +103,8 @@ class Draft:
         decided = f"{_DECIDED}{turn}_{self.rollup.table}"
         await self._in_turn(f"RENAME TABLE {self.table} TO {decided}", fence)
         await self._in_turn(f"{self._insert_into(decided)} {last_lines}", fence, about)
+        # Before the comment: a process that comes late with this fails at that.
+        await self._in_turn(f"CREATE TABLE {emptied(decided)} AS {decided}", fence)
         await self._in_turn(
             f"ALTER TABLE {decided} MODIFY COMMENT '{json.dumps(sorted(self._partitions))}'", fence
         )
@@ -142,10 +158,12 @@ async def _carry_out(
         change = (
             f"REPLACE PARTITION ID '{partition}' FROM {decided}"
             if partition in filled
-            else f"DROP PARTITION ID '{partition}'"
+            else take_out(partition, emptied(decided))
         )
         await store.execute(f"ALTER TABLE {rollup} {change}", ahead=True, fence=fence)
-    await store.execute(f"DROP TABLE {decided} SYNC", ahead=True, fence=fence)
+    # The other one last: without it, nothing is carried out.
+    for table in (emptied(decided), decided):
+        await store.execute(f"DROP TABLE IF EXISTS {table} SYNC", ahead=True, fence=fence)
 
 
 async def _tables(store: ClickHouseClient, prefix: str) -> list[Row]:

@@ -122,7 +122,7 @@ async def test_an_erased_user_is_in_no_answer_and_comes_back_by_no_door(
         assert await app.state.store.execute("SHOW TABLES LIKE '%remov%'") == []
         tables = await app.state.store.execute(
             "SELECT name FROM system.tables WHERE database = currentDatabase()"
-            " AND engine LIKE '%MergeTree' AND engine_full NOT LIKE '%old_parts_lifetime = 480%'"
+            " AND engine LIKE '%MergeTree' AND engine_full NOT LIKE '%old_parts_lifetime = 120%'"
         )
         assert tables == []
     # It is remembered.

@@ -2,22 +2,27 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from app.core.clickhouse_client import ClickHouseClient, Fence
+from app.core.clickhouse_client import ClickHouseClient, Fence, Row
 from app.core.config import Settings
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.ingest.events import Event, Events
 from app.ingest.lease import SharedLease, Turn
+from app.ingest.rebuild import rebuild
+from app.ingest.removal import begin_removal, carry_out
 from app.ingest.rollups import load_rollups, repair_rollup
-from tests.conftest import PASSWORD, drop_database, opened
+from app.ingest.tombstones import Tombstones
+from tests.conftest import NOW, PASSWORD, drop_database, opened
 from tests.integration.test_writer import AN_HOUR_AGO, DAY, event, refusing, started, write
 from tests.support.consistency import assert_rollups_match
 from tests.support.native_server import native_server
@@ -216,6 +221,77 @@ async def test_what_is_repaired_after_the_turn_was_taken_away_is_refused(
         for rollup in await load_rollups(one):
             with pytest.raises(StoreUnavailableError, match="has taken the turn"):
                 await repair_rollup(one, rollup, 0, lost.number, lost.fence)
+
+
+class Frozen:
+    """A process that stops before its first statement that empties a partition, and goes on late."""
+
+    def __init__(self, store: ClickHouseClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        execute = store.execute
+
+        async def late(sql: str, *args: Any, **kwargs: Any) -> list[Row]:
+            if re.match(r"ALTER TABLE \S+ (?:DROP|MOVE) PARTITION", sql):
+                self.stopped.set()
+            if self.stopped.is_set():
+                await self.goes_on.wait()
+            return await execute(sql, *args, **kwargs)
+
+        monkeypatch.setattr(store, "execute", late)
+
+
+async def test_an_erasure_that_goes_on_late_takes_nothing_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = AN_HOUR_AGO - 60 * DAY
+    async with stores(settings, 2) as (one, other), started(other) as awake:
+        user = UUID(int=7)
+        # Alone in the month.
+        await write(awake, [event(1, at=long_ago, user_id=user), event(2)])
+        frozen = Frozen(one, monkeypatch)
+        lease = SharedLease(one)
+        turn = await lease.take()
+        removal = await begin_removal(
+            one, Tombstones(one), user, anonymise=False,
+            oldest=NOW - timedelta(days=365), fence=turn.fence,
+        )  # fmt: skip
+        erasing = asyncio.create_task(carry_out(one, removal, turn.number, turn.fence))
+        await frozen.stopped.wait()
+        await write(awake, [event(3, at=long_ago)])
+        frozen.goes_on.set()
+        with pytest.raises(AnalyticsError):
+            await erasing
+        ids = await other.execute("SELECT id FROM viewing_events ORDER BY id")
+        assert [UUID(row["id"]).int for row in ids] == [2, 3]
+        await assert_rollups_match(other)
+
+
+async def test_a_repair_that_goes_on_late_takes_nothing_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = AN_HOUR_AGO - 60 * DAY
+    day = datetime.fromtimestamp(long_ago, UTC).date()
+    async with stores(settings, 2) as (one, other):
+        async with started(one) as asleep, started(other) as awake:
+            await write(awake, [event(1, at=long_ago), event(2)])
+            # Rollups have what isn't there.
+            await other.execute(f"ALTER TABLE viewing_events DROP PARTITION {day:%Y%m}")
+            frozen = Frozen(one, monkeypatch)
+            repairing = asyncio.create_task(
+                rebuild(
+                    one, await load_rollups(other), [day],
+                    in_turn=asleep.in_turn, first_kept=day - timedelta(days=9),
+                )
+            )  # fmt: skip
+            await frozen.stopped.wait()
+            await write(awake, [event(3, at=long_ago)])
+            frozen.goes_on.set()
+            with pytest.raises(AnalyticsError):
+                await repairing
+        # Of the rollups, the first.
+        counts = await other.execute("SELECT sum(events) AS events FROM popular_content")
+        assert counts == [{"events": 2}]
 
 
 async def test_a_turn_is_not_taken_away_while_its_look_up_runs(settings: Settings) -> None:

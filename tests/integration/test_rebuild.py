@@ -75,7 +75,8 @@ async def test_a_swap_that_was_decided_is_carried_out_before_anything_else(
     # As a process leaves it that dies in the middle: old rows and new ones are there.
     swaps = {"popular_content": partitions, "user_stats": [*partitions, "209901"]}
     for rollup, decided in swaps.items():
-        await store.execute(f"CREATE TABLE swapping_3_{rollup} AS {rollup}")
+        for name in (f"swapping_3_{rollup}", f"swapping_3_{rollup}_emptied"):
+            await store.execute(f"CREATE TABLE {name} AS {rollup}")
         await store.execute(f"INSERT INTO swapping_3_{rollup} SELECT * FROM {rollup}")
         await store.execute(
             f"ALTER TABLE swapping_3_{rollup} MODIFY COMMENT '{json.dumps(decided)}'"
