@@ -20,7 +20,12 @@ from fastapi_offline import FastAPIOffline
 
 from app.api import health, metrics, pages
 from app.api.access import DOING, SETTINGS, AccessMiddleware, Rules
-from app.api.browser import CorsMiddleware, ForeignPagesMiddleware, SecurityHeadersMiddleware
+from app.api.browser import (
+    CorsMiddleware,
+    ForeignPagesMiddleware,
+    HostsMiddleware,
+    SecurityHeadersMiddleware,
+)
 from app.api.description import complete_description
 from app.api.edge import Protocol
 from app.api.errors import FaultsMiddleware, install_error_handlers
@@ -136,8 +141,10 @@ def _add_middleware(app: FastAPI, settings: Settings, clock: Callable[[], dateti
     if rules.keys.guarded:
         app.add_middleware(AccessMiddleware, rules=rules, clock=clock)
     app.add_middleware(RequestLimitsMiddleware)
-    origins = list(filter(None, settings.cors_origins.replace(" ", "").split(",")))
+    origins = _listed(settings.cors_origins)
     app.add_middleware(ForeignPagesMiddleware, origins=origins)
+    if settings.allowed_hosts:
+        app.add_middleware(HostsMiddleware, hosts=_listed(settings.allowed_hosts.lower()))
     app.add_middleware(FaultsMiddleware)
     if origins:
         app.add_middleware(CorsMiddleware, origins=origins)
@@ -153,8 +160,12 @@ def _rules(settings: Settings) -> Rules:
     }
     return Rules(
         Keyring({of: parse_keys(text.get_secret_value()) for of, text in keys.items()}),
-        settings.public_pages.replace(" ", "").split(","),
+        _listed(settings.public_pages),
     )
+
+
+def _listed(text: str) -> list[str]:
+    return list(filter(None, text.replace(" ", "").split(",")))
 
 
 def _warn_of_open_doors(settings: Settings, address: str) -> None:

@@ -34,6 +34,7 @@ TITLES = {
     "kafka_ingestion": "Events from Kafka",
     "hot_answer": "An answer that many ask for",
     "engines": "Both engines",
+    "views": "What views cost",
     "query_latency": "Answers at any size",
     "other_stores": "The same questions to others",
     "disk": "On the disk",

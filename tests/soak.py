@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from app.core.schema import OLD_PARTS_SECONDS
 from tests.fuzz import written_event
 from tests.support.answers import PREFIX
 from tests.support.kills import USERS, make_batch
@@ -28,9 +29,8 @@ from tests.support.process import Service, running_service
 # What allocators and caches may still take after the first third, and what comes and goes.
 MORE_MEMORY_MIB = 96
 MORE_HANDLES = 40
-# Parts that were merged are kept for eight minutes (old_parts_lifetime): only then do as many go as
-# come, and the engine starts its threads that remove them.
-_WARM_UP_SECONDS = 540
+# Parts that were merged are kept for a while: only then do as many go as come.
+_WARM_UP_SECONDS = OLD_PARTS_SECONDS + 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """What a browser is told, and what other sites' pages may do in it."""
 
+import ipaddress
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 
@@ -12,6 +14,7 @@ from app.api.errors import problem
 from app.api.v1 import PREFIX
 
 _PREFLIGHT_SECONDS = 600
+_PORT = re.compile(r":[0-9]*\Z")
 
 _POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -132,3 +135,37 @@ class ForeignPagesMiddleware:
         # A proxy may end TLS: the scheme is not compared.
         own: bool = origin.partition(b"://")[2] == host
         return own
+
+
+class HostsMiddleware:
+    """Refuses what is asked of another host than the service's own.
+
+    A page may have the name of its site lead to the visitor's own machine or network (DNS
+    rebinding): the browser takes the service for a part of that site then. It still says which
+    name it asked for. An address can't be led elsewhere; nor can localhost, by all browsers.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self.app = app
+        self._hosts = {"localhost", *hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._is_ours(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send)
+            return
+        answer = problem(
+            HTTPConnection(scope),
+            HTTPStatus.MISDIRECTED_REQUEST,
+            "the service is not asked for by this name; ALLOWED_HOSTS has those that it has",
+        )
+        await answer(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if _PORT.search(host) else host
+        if name.lower() in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True

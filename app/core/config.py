@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.core.errors import ConfigurationError
 from app.core.keys import parse_keys
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 # As the header Origin has it: small letters, and the port only where it isn't the scheme's own.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 
@@ -192,6 +193,11 @@ class Settings(BaseSettings):
         description="Origins whose pages may use the service from a browser, with commas between "
         "them; or `*`.",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Names that the service is asked for by, with commas between them; others are "
+        "refused, but for addresses and localhost. Unset: any.",
+    )
     clickhouse_query_memory: int = Field(
         1024**3,
         ge=16 * 1024**2,
@@ -286,6 +292,14 @@ class Settings(BaseSettings):
                     "with commas between them, or *"
                 )
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, hosts: str) -> str:
+        for host in hosts.split(",") if hosts else []:
+            if not _HOST.fullmatch(host.strip()):
+                raise ValueError("must be names (films.example, without a port), with commas")
+        return hosts
 
     @field_validator("rollup_retention_days")
     @classmethod

@@ -23,7 +23,8 @@ from operator import itemgetter
 from app.core.clickhouse_client import ClickHouseClient, Parameters, Row
 from app.core.errors import UnderWayError
 from app.ingest.lease import Turn
-from app.ingest.rebuild import OF_DAYS, InTurn, events_by_day, joined, rebuild
+from app.ingest.pieces import OF_DAYS, events_by_day, joined
+from app.ingest.rebuild import InTurn, rebuild
 from app.ingest.rollups import AN_EVENT, Rollup, load_rollups
 from app.schemas.admin import Audit, Difference, Repair
 

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import date, timedelta
+from datetime import date
 from functools import partial
 from typing import Protocol, TypeVar
 
 from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
 from app.core.errors import NotOnClusterError, StoreError, StoreUnavailableError
 from app.ingest.lease import Turn
+from app.ingest.pieces import OF_DAYS, pieces_of
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
 
@@ -16,16 +17,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_DAY = timedelta(days=1)
-
-# So many events, or a day, are counted at a time.
-_EVENTS_AT_A_TIME = 1_000_000
-
-OF_DAYS = (
-    "event_time >= toDateTime({first_day:Date}, 'UTC')"
-    " AND event_time < toDateTime({last_day:Date} + 1, 'UTC')"
-)
-"""SQL: the condition for the events of days one after another, given the first and the last."""
 _OF_DAYS_UP_TO_BATCH = f"{OF_DAYS} AND batch_id <= {{last_batch:UInt64}}"
 _OF_BATCHES = "batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}"
 
@@ -132,8 +123,7 @@ async def _build(
     about: Parameters = {"of_days": days, "first_kept": first_kept}
     read = await _days_of_rows(store, draft, about) if rollup.spans_days else days
     # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
-    events = await events_by_day(store, read[0], read[-1]) if read else {}
-    for first_day, last_day in joined((day, day, events[day]) for day in read if day in events):
+    for first_day, last_day in await pieces_of(store, read):
         await draft.add(
             f"{_rows(rollup, _OF_DAYS_UP_TO_BATCH)} WHERE {rollup.is_of_days}",
             {**about, "first_day": first_day, "last_day": last_day, "last_batch": last},
@@ -141,30 +131,6 @@ async def _build(
     await draft.complete(
         f"NOT ({rollup.is_of_days} AND {rollup.first_day} >= {{first_kept:Date}})", about
     )
-
-
-async def events_by_day(store: ClickHouseClient, first: date, last: date) -> dict[date, int]:
-    """How many events there are on each UTC day that has any, from one day to another."""
-    rows = await store.execute(load_query("events_by_day"), {"first_day": first, "last_day": last})
-    return {date.fromisoformat(row["day"]): row["events"] for row in rows}
-
-
-def joined(pieces: Iterable[tuple[date, date, int]]) -> list[tuple[date, date]]:
-    """Pieces of the calendar, of which neighbours are one as long as they have not many events.
-
-    Args:
-        pieces: ascending; first and last day of each, and how many events it has.
-    """
-    longer: list[tuple[date, date]] = []
-    size = 0
-    for first, last, events in pieces:
-        size += events
-        if longer and first == longer[-1][1] + _DAY and size <= _EVENTS_AT_A_TIME:
-            longer[-1] = (longer[-1][0], last)
-        else:
-            longer.append((first, last))
-            size = events
-    return longer
 
 
 async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters) -> Sequence[date]:
@@ -175,11 +141,10 @@ async def _days_of_rows(store: ClickHouseClient, draft: Draft, about: Parameters
         "event_time IN (SELECT min(event_time) FROM viewing_events"
         " WHERE has({of_days:Array(Date)}, toDate(event_time)) GROUP BY toDate(event_time))"
     )
-    spans = f"SELECT {rollup.first_day} AS first, days FROM"
     rows = await store.execute(
-        f"SELECT DISTINCT first + arrayJoin(range(days)) AS day FROM ("
-        f" {spans} {draft.before} WHERE {rollup.is_of_days}"
-        f" UNION ALL {spans} ({rollup.source_of(an_event)}) WHERE {rollup.is_of_days}"
+        f"SELECT DISTINCT day FROM (SELECT {rollup.every_day} AS day FROM {draft.before}"
+        f" WHERE {rollup.is_of_days} UNION ALL SELECT {rollup.every_day} AS day"
+        f" FROM ({rollup.source_of(an_event)}) WHERE {rollup.is_of_days}"
         ") WHERE day >= {first_kept:Date} ORDER BY day",
         about,
     )

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -24,6 +24,8 @@ from app.core.clickhouse_values import escape
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.core.schema import OLD_PARTS_SECONDS
 from app.ingest.events import Events
+from app.ingest.pieces import OF_DAYS, pieces_of
+from app.ingest.retention import events_kept_since
 from app.ingest.rollups import Rollup, load_rollups
 from app.ingest.swap import drop_drafts, emptied, take_out
 from app.ingest.tombstones import Tombstones
@@ -172,6 +174,8 @@ async def finish_removals(store: ClickHouseClient, number: int, fence: Fence | N
     """Carry out what was recorded and is not complete. Part of the turn `number`."""
     for found in await _load_removals(store):
         logger.info("finishing the removal of a user")
+        # Since it was asked for, more events may have become too old.
+        found = replace(found, oldest=max(found.oldest, await events_kept_since(store)))
         async with _held(store, fence):
             await Tombstones(store).add(found.user_id, fence)
             removal, _ = await carry_out(store, found, number, fence)
@@ -282,18 +286,16 @@ async def _copy_rollup(
     columns = rollup.columns
     copy = f"{copies}{rollup.table}"
     of_user = f"(SELECT * FROM {_EVENTS} WHERE user_id = {{user_id:UUID}})"
-    touched = _of(rollup, of_user, keys)
+    touched = _of(rollup, of_user, columns)
+    others = f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}} AND {OF_DAYS}"
     if removal.new_id is None:
-        without = f"(SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}})"
+        without = f"({others})"
     else:
         renamed = f"(SELECT * REPLACE ({{new_id:UUID}} AS user_id) FROM {of_user})"
-        touched += f" UNION ALL {_of(rollup, renamed, keys)}"
-        others = f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}}"
-        without = f"({others} UNION ALL SELECT * FROM {renamed})"
-    again = (
-        f"(({keys}) IN ({touched})"
-        f" AND toDateTime({rollup.time}, 'UTC') >= toDateTime({{oldest:UInt32}}, 'UTC'))"
-    )
+        touched += f" UNION ALL {_of(rollup, renamed, columns)}"
+        without = f"({others} UNION ALL SELECT * FROM {renamed} WHERE {OF_DAYS})"
+    is_kept = f"toDateTime({rollup.time}, 'UTC') >= toDateTime({{oldest:UInt32}}, 'UTC')"
+    again = f"(({keys}) IN (SELECT {keys} FROM ({touched})) AND {is_kept})"
     is_theirs = "user_id = {user_id:UUID}" if "user_id" in rollup.keys else "0"
     condition = _condition(fence)
 
@@ -303,10 +305,18 @@ async def _copy_rollup(
 
     for made in (copy, emptied(copy)):
         await ask(f"CREATE TABLE {made} AS {rollup.table}")
-    await ask(
-        f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
-        f" WHERE {again} AND {condition}"
+    rows = await ask(
+        f"SELECT DISTINCT {rollup.every_day} AS day FROM ({touched}) WHERE {is_kept} ORDER BY day"
     )
+    # Some days at a time: memory doesn't grow with the days, and sums and states can be added.
+    days = [date.fromisoformat(row["day"]) for row in rows]
+    for first_day, last_day in await pieces_of(store, days):
+        await ask(
+            f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
+            f" WHERE {again} AND {condition}",
+            first_day=first_day,
+            last_day=last_day,
+        )
     rows = await ask(
         f"SELECT DISTINCT partition FROM (SELECT _partition_id AS partition FROM {rollup.table}"
         f" WHERE {again} OR {is_theirs} UNION ALL SELECT _partition_id AS partition FROM {copy})"

@@ -64,7 +64,7 @@ async def apply_retention(
         name = names[table["name"]]
         parts = _TTL.fullmatch(table["ttl"])
         if parts is None:
-            raise StoreError(f"the TTL of {name} must end with toIntervalDay(… a number)")
+            raise _unknown_ttl(name)
         before = int(parts["days"])
         wanted = event_days if name == _EVENTS else rollup_days + 1
         where = table["name"] + (f" ON CLUSTER `{store.cluster}`" if store.cluster else "")
@@ -82,3 +82,24 @@ async def apply_retention(
                 f"ALTER TABLE {where} MODIFY TTL {parts['begin']}{wanted})", ahead=True
             )
     return Retention(event_days, since)
+
+
+async def events_kept_since(store: ClickHouseClient) -> int:
+    """Since when the engine keeps events, by its own clock, in seconds since 1970 UTC.
+
+    Raises:
+        StoreError: the table's TTL isn't that of `clickhouse/schema.sql`.
+    """
+    [table] = await store.execute(load_query("retention"), {"tables": [_EVENTS]}, ahead=True)
+    parts = _TTL.fullmatch(table["ttl"])
+    if parts is None:
+        raise _unknown_ttl(_EVENTS)
+    since = "toUnixTimestamp(now() - toIntervalDay({days:UInt16}))"
+    [row] = await store.execute(
+        f"SELECT {since} AS since", {"days": int(parts["days"])}, ahead=True
+    )
+    return int(row["since"])
+
+
+def _unknown_ttl(table: str) -> StoreError:
+    return StoreError(f"the TTL of {table} must end with toIntervalDay(… a number)")

@@ -55,6 +55,12 @@ class Rollup:
         return "days" in self.keys
 
     @property
+    def every_day(self) -> str:
+        """SQL: each UTC day that a row is about, a row for each."""
+        days = " + arrayJoin(range(days))" if self.spans_days else ""
+        return f"{self.first_day}{days}"
+
+    @property
     def is_of_days(self) -> str:
         """SQL: whether a row is about one of the UTC days in the parameter `of_days`."""
         if not self.spans_days:

@@ -120,8 +120,10 @@ async def connect(app: FastAPI, path: str, headers: dict[str, str], protocols: l
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"host", b"service")]
-        + [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "headers": [
+            (name.lower().encode(), value.encode())
+            for name, value in {"Host": "service", **headers}.items()
+        ],
         "subprotocols": protocols,
         "extensions": {"websocket.http.response": {}},
         "server": ("service", 80),

@@ -112,3 +112,23 @@ async def test_pages_of_other_sites_neither_administer_nor_look_on() -> None:
         for headers in ({}, {"Origin": TV}, {"Origin": "https://service"}):
             assert (await client.post(repair, headers=headers)).status_code != 403
             assert await connect(app, live, headers, []) == 503  # let in
+
+
+async def test_a_site_whose_name_leads_here_is_refused() -> None:
+    live = f"{PREFIX}/live"
+    for_any, for_some = settings(), settings(allowed_hosts="films.example, Service")
+    async with unopened(for_some) as (app, client):
+        # As the browser of somebody on a page of that site sends it: its own origin.
+        foreign = {"Host": "evil.example:8006", "Origin": "http://evil.example:8006"}
+        assert_problem(await client.get(f"{PREFIX}/trends", headers=foreign), 421)
+        assert_problem(await client.post(f"{PREFIX}/admin/repair", headers=foreign), 421)
+        assert await connect(app, live, foreign, []) == 421
+        for host in ("", "evil.example", "films.example.evil.example", "1.2.3.4.evil.example"):
+            assert_problem(await client.get("/livez", headers={"Host": host}), 421)
+        for host in (
+            "films.example", "FILMS.example:443", "service", "localhost:8006", "127.0.0.1",
+            "10.1.2.3:8006", "[::1]:8006", "[::1]",
+        ):  # fmt: skip
+            assert (await client.get("/livez", headers={"Host": host})).status_code == 200
+    async with unopened(for_any) as (_, client):
+        assert (await client.get("/livez", headers=foreign)).status_code == 200

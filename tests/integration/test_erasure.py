@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,8 +13,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from app.core.clickhouse_client import ClickHouseClient
 from app.core.config import Settings
 from app.ingest.rejections import RejectedEvents, RejectedMessage
+from app.ingest.removal import begin_removal
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW, opened_store, running
 from tests.integration.test_kafka import message, settings_for
@@ -406,3 +409,39 @@ async def test_what_cannot_be_counted_again_stays_but_for_the_users_own(settings
         otto = (await client.get(f"{PREFIX}/user/{OTTO}/stats?days=90")).json()
         stats = Truth(events, NOW).user_stats(OTTO, 90, "UTC")
         assert otto["movies_started"] == stats["movies_started"]
+
+
+async def blocks_of_many_days(store: ClickHouseClient) -> dict[tuple[Any, ...], int]:
+    """How many users each block of the audience has that is about more than one day."""
+    rows = await store.execute(
+        "SELECT minutes, days, begin, uniqCombined64Merge(17)(audience.users) AS users"
+        " FROM audience WHERE days > 1 GROUP BY ALL"
+    )
+    return {(row["minutes"], row["days"], row["begin"]): row["users"] for row in rows}
+
+
+@pytest.mark.parametrize("engine", ["embedded"])
+async def test_a_removal_that_is_finished_late_leaves_what_became_too_old_meanwhile(
+    settings: Settings,
+) -> None:
+    events = viewing(random.Random(13), 600)
+    async with running(settings) as (app, client):
+        await send(client, events)
+        store, tombstones = app.state.store, app.state.writer.tombstones
+        before = await blocks_of_many_days(store)
+        # Asked for when all events were there, and not carried out.
+        await begin_removal(
+            store, tombstones, UUID(ERIN), anonymise=False,
+            oldest=NOW - timedelta(days=365), fence=None,
+        )  # fmt: skip
+    # As days later: the events are gone by the time that the next start finishes it.
+    async with opened_store(settings.clickhouse_path) as store:
+        await store.execute(
+            "ALTER TABLE viewing_events DELETE WHERE event_time < now() - INTERVAL 20 DAY"
+            " SETTINGS mutations_sync = 1"
+        )
+    async with running(settings.model_copy(update={"event_retention_days": 20})) as (app, _):
+        after = await blocks_of_many_days(app.state.store)
+        # All others are in them still.
+        assert [one for one, users in before.items() if after.get(one, 0) < users - 1] == []
+        assert await app.state.store.execute("SHOW TABLES LIKE '%remov%'") == []

@@ -224,7 +224,7 @@ async def test_what_is_repaired_after_the_turn_was_taken_away_is_refused(
 
 
 class Frozen:
-    """A process that stops before its first statement that empties a partition, and goes on late."""
+    """A process that stops before it empties its first partition, and goes on late."""
 
     def __init__(self, store: ClickHouseClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped = asyncio.Event()

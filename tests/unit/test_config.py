@@ -92,6 +92,7 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("PUBLIC_PAGES", "health,all"), ("PUBLIC_PAGES", "none,docs"),
         ("INGEST_EVENTS_PER_SECOND", "0"), ("CORS_ORIGINS", "tv.example"),
         ("CORS_ORIGINS", "https://tv.example/"), ("CORS_ORIGINS", "https://a.example,*"),
+        ("ALLOWED_HOSTS", "a.example:80"), ("ALLOWED_HOSTS", "https://a.example"),
         ("CLICKHOUSE_QUERY_MEMORY", "1"), ("CLICKHOUSE_QUERY_QUEUE", "-1"),
     ],
 )  # fmt: skip
