@@ -24,7 +24,7 @@ from app.core.clickhouse_values import escape
 from app.core.errors import AnalyticsError, StoreUnavailableError
 from app.core.schema import OLD_PARTS_SECONDS
 from app.ingest.events import Events
-from app.ingest.pieces import OF_DAYS, pieces_of
+from app.ingest.pieces import OF_DAYS, copied_in_pieces, pieces_of
 from app.ingest.retention import events_kept_since
 from app.ingest.rollups import Rollup, load_rollups
 from app.ingest.swap import drop_drafts, emptied, take_out
@@ -324,8 +324,10 @@ async def _copy_rollup(
     )
     partitions = [row["partition"] for row in rows]
     old = f"FROM {rollup.table} WHERE _partition_id IN {{partitions:Array(String)}} AND NOT {again}"
+    in_pieces = await copied_in_pieces(store, rollup.table)
     await ask(
-        f"INSERT INTO {copy} SELECT * {old} AND NOT ({is_theirs}) AND {condition}",
+        f"INSERT INTO {copy} SELECT * {old} AND NOT ({is_theirs}) AND {condition}"
+        f" SETTINGS {in_pieces}",
         partitions=partitions,
     )
     if removal.new_id is not None and "user_id" in rollup.keys:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 
 from app.core.clickhouse_client import ClickHouseClient, Fence, Parameters, Row, load_query
+from app.ingest.pieces import copied_in_pieces
 from app.ingest.rollups import Rollup
 
 _DRAFT = "rebuilding_"
@@ -68,11 +69,17 @@ class Draft:
                 fence,
             )
 
-    async def add(self, rows: str, about: Parameters) -> None:
-        """Insert what the statement selects, outside of a turn. Once, or it raises."""
+    async def add(self, rows: str, about: Parameters, settings: str = "") -> None:
+        """Insert what the statement selects, outside of a turn. Once, or it raises.
+
+        Args:
+            settings: of the statement.
+        """
         fence = None if self._store.exclusive else Fence(self.table, f"{self.table} is written")
         # The limits of a reader's query are not for those that build.
         statement = f"{self._insert_into(self.table)} {rows} SETTINGS max_execution_time = 0"
+        if settings:
+            statement += f", {settings}"
         await self._store.execute(statement, about, fence=fence)
 
     async def complete(self, others: str, about: Parameters) -> None:
@@ -90,6 +97,7 @@ class Draft:
                 f"SELECT {self.rollup.columns} FROM {self.before}"
                 f" WHERE _partition_id IN {{partitions:Array(String)}} AND ({others})",
                 {**about, "partitions": sorted(self._partitions)},
+                await copied_in_pieces(self._store, self.before),
             )
 
     async def decide(
