@@ -72,7 +72,7 @@ overload: install  ## Ten times the load that the machine can take, for a minute
 fuzz: install  ## A million odd and damaged events through both decoders; FLAGS="--inputs … --seed …"
 	@$(BIN)/python -m tests.fuzz $(FLAGS)
 
-soak: install  ## Ten minutes of mixed load, after three to warm up: memory, threads and open files have to stay; FLAGS="--minutes …"
+soak: install  ## Ten minutes of mixed load, after two to warm up: memory, threads and open files have to stay; FLAGS="--minutes …"
 	@$(BIN)/python -m tests.soak $(FLAGS)
 
 bench: install  ## Measure everything side by side, and write benchmarks/RESULTS.md; FLAGS="--only …"

@@ -59,7 +59,6 @@ from app.ingest.export import Export
 from app.ingest.intake import Intake
 from app.ingest.rate import EventRate
 from app.ingest.writer import Writer, opened_writer
-from app.kafka_consumer.consumer import KafkaConsumer
 from app.services.analytics_service import AnalyticsService
 from app.services.answers import Answers
 from app.services.broadcast import Broadcast
@@ -217,6 +216,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         stack.push_async_callback(state.broadcast.close)
         if settings.enable_kafka:
+            # Not sooner: a start without it needn't wait for its modules.
+            from app.kafka_consumer.consumer import KafkaConsumer
+
             state.kafka = KafkaConsumer(settings, store, writer, state.clock)
             stack.push_async_callback(state.kafka.close)
             state.kafka.start()

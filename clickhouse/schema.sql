@@ -81,7 +81,7 @@ TTL event_time + INTERVAL 365 DAY
 -- inserted, and when it is merged, after which what was merged stays for a while (the embedded engine
 -- would delete it at once).
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 
 -- What each film had each day (UTC).
@@ -104,7 +104,7 @@ ORDER BY (event_date, movie_id)
 TTL event_date + INTERVAL 366 DAY
 -- Small granules: of each day the states of a few films are wanted.
 SETTINGS index_granularity = 256, fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS popular_content_mv TO popular_content AS
 SELECT
@@ -134,7 +134,7 @@ PARTITION BY toYYYYMM(event_date)
 ORDER BY (user_id, event_date)
 TTL event_date + INTERVAL 366 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_stats_mv TO user_stats AS
 SELECT
@@ -162,7 +162,7 @@ PARTITION BY toYYYYMM(quarter)
 ORDER BY quarter
 TTL quarter + INTERVAL 366 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS traffic_mv TO traffic AS
 SELECT
@@ -198,7 +198,7 @@ ORDER BY (minutes, days, begin)
 TTL begin + toIntervalDay(days + 366)
 -- A row may have some 100 KB, and the neighbours of those that are asked for aren't wanted.
 SETTINGS index_granularity = 4, fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 -- By quarters first, then each quarter into its blocks: ids are hashed and told apart once.
 CREATE MATERIALIZED VIEW IF NOT EXISTS audience_mv TO audience AS
@@ -252,7 +252,7 @@ ENGINE = ReplacingMergeTree
 ORDER BY (topic, `partition`, `offset`, cityHash64(payload))
 TTL received_at + INTERVAL 90 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 
 -- Users who were erased: their events are refused from then on. What was removed is not in here: a hash
@@ -270,7 +270,7 @@ CREATE TABLE IF NOT EXISTS erased_users
 ENGINE = ReplacingMergeTree
 ORDER BY user_hash
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;
 
 
 -- What films are called, and how long they are: the catalogue, as it was last sent.
@@ -290,4 +290,4 @@ ENGINE = ReplacingMergeTree
 ORDER BY movie_id
 -- As durable as the events: what was answered with a receipt is on the disk.
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1,
-    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 120;
+    min_rows_to_fsync_after_merge = 1, old_parts_lifetime = 60;

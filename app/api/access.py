@@ -148,7 +148,8 @@ class AccessMiddleware:
     """Lets a request pass that needs no key, or has one of the right class.
 
     A route that the table doesn't know is closed to everybody. The key's SHA-256 is in the state of
-    the scope afterwards, as `key`.
+    the scope afterwards, as `key`; and as `key_expiry`, for a connection that stays, until when it
+    is good, or None.
 
     Args:
         clock: the present time, aware.
@@ -187,7 +188,10 @@ class AccessMiddleware:
         digest = digest_of(key)
         good, expired = keys.classes(digest, self._clock())
         if wanted in good:
-            scope.setdefault("state", {})["key"] = digest
+            state = scope.setdefault("state", {})
+            state["key"] = digest
+            if scope["type"] == "websocket":
+                state["key_expiry"] = keys.expiry(digest, wanted)
             return None
         if wanted in expired or (expired and not good):
             return 401, "this key has expired"

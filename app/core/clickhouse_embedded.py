@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
@@ -26,13 +25,13 @@ from app.core.clickhouse_client import (
     Parameters,
     Refill,
     Row,
-    load_query,
     may_succeed_later,
 )
 from app.core.clickhouse_threads import ThreadedClickHouse
 from app.core.clickhouse_values import as_text, escape
 from app.core.errors import ConfigurationError, StoreError, StoreUnavailableError
-from app.core.schema import OLD_PARTS_SECONDS, apply_schema, mark_unfilled
+from app.core.mender import MERGE_TREES, Mender
+from app.core.schema import OLD_PARTS_SECONDS, apply_schema
 
 # What suits an engine that shares its processors with the service. Not in clickhouse/schema.sql: a
 # server need not know all of it.
@@ -58,8 +57,6 @@ _WRITTEN_FOR_A_BYTE = 4
 _REFUSED_WRITES = (
     "SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed'"
 )
-# A part that was made so long before the counter was seen to rise may be broken.
-_DAMAGE_SECONDS = 600
 # Each insert looks; without one, so often at most.
 _LOOK_SECONDS = 1.0
 _DAMAGED = "the disk has refused what was written to it"
@@ -71,8 +68,6 @@ _ALL_TABLES = (
 # Of what is in a folder: one of these in every store; and those that may be in any.
 _OURS = {"service.lock", "metadata"}
 _NOBODYS = {"lost+found"}
-# Where broken parts are moved.
-_BROKEN = "broken"
 # How the names of snapshots begin.
 _FROZEN = "backup_"
 
@@ -116,6 +111,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         self._mending = False
         self._has_whole_parts = False
         self._damage_mark = path / "damaged"
+        self._mender = Mender(partial(self.execute, ahead=True), path)
         # When all was last in order: the counter of refused writes, and the time.
         self._known_refused = 0
         self._whole_until = time.time()
@@ -172,7 +168,7 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
     async def ensure_tables(self) -> None:
         await apply_schema(self.execute, self.database, None)
         await self._apply_settings()
-        if self._damage_mark.exists() or await self._parts_found_broken():
+        if self._damage_mark.exists() or await self._mender.parts_found_broken():
             logger.error("%s", _DAMAGED)
             self._damaged = True
             with suppress(FileNotFoundError):
@@ -188,18 +184,11 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
             **_TABLE_SETTINGS,
         }
         settings = [f"{name} = {value}" for name, value in values.items()]
-        for table in await self._tables():
+        for table in await self.execute(MERGE_TREES, ahead=True):
             if not all(setting in table["engine_full"] for setting in settings):
                 await self.execute(
                     f"ALTER TABLE {table['name']} MODIFY SETTING {', '.join(settings)}"
                 )
-
-    async def _tables(self) -> list[Row]:
-        return await self.execute(
-            "SELECT name, engine_full FROM system.tables"
-            " WHERE database = currentDatabase() AND engine LIKE '%MergeTree'",
-            ahead=True,
-        )
 
     async def execute(
         self,
@@ -346,88 +335,25 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         refused = await self._run(self._writer, self._refused_writes)
         if not self._has_whole_parts:
             # At once: what was merged is there for old_parts_lifetime only.
-            while await self._move_broken_parts_aside():
-                pass
+            await self._mender.move_broken_parts_aside(self._whole_until)
             self._has_whole_parts = True
-        await make_room()
-        self._require_space(0)
-        # What a lost part held, rollups may have, or the other way round.
-        for rollup in await self.execute(load_query("rollups"), ahead=True):
-            await mark_unfilled(partial(self.execute, ahead=True), rollup["table"])
-            await self._empty(rollup["table"], f"toDate({rollup['times'][0]})", first_kept)
-        await refill()
-        if await self._run(self._writer, self._refused_writes) > refused:
-            self._has_whole_parts = False
+        try:
+            await make_room()
+            self._require_space(0)
+            await self._mender.empty_rollups(first_kept)
+            await refill()
+        finally:
+            if await self._run(self._writer, self._refused_writes) > refused:
+                self._has_whole_parts = False  # of what was just written
+        if not self._has_whole_parts:
             raise StoreUnavailableError(_DAMAGED)
         self._known_refused = refused
         self._damaged = False
         self._damage_mark.unlink(missing_ok=True)
         logger.warning("the store is in order again")
 
-    async def _empty(self, table: str, first_day: str, first_kept: date) -> None:
-        """Take the rows away that begin on days of which all events are there."""
-        days = {"first_kept": first_kept}
-        older = f"SELECT 1 FROM {table} WHERE {first_day} < {{first_kept:Date}} LIMIT 1"
-        if await self.execute(older, days, ahead=True):
-            await self.execute(
-                f"ALTER TABLE {table} DELETE WHERE {first_day} >= toDate('{first_kept}')"
-                " SETTINGS mutations_sync = 1",
-                ahead=True,
-            )
-        else:
-            # Takes no room on the disk, which may have none.
-            await self.execute(f"TRUNCATE TABLE {table} SYNC", ahead=True)
-
-    async def _move_broken_parts_aside(self) -> bool:
-        """Into the folder `broken`; those they were merged of take their place.
-
-        Returns whether there were any that the engine had taken for whole.
-        """
-        broken = defaultdict(list)
-        for part in await self._parts_since(self._whole_until - _DAMAGE_SECONDS):
-            if not await self._is_whole(part):
-                broken[part["table"]].append(part["path"])
-        for table in await self._tables():
-            name = table["name"]
-            await self.execute(f"DETACH TABLE {name} SYNC", ahead=True)
-            try:
-                for path in broken[name]:
-                    self._move_aside(name, Path(path))
-            finally:
-                await self.execute(f"ATTACH TABLE {name}", ahead=True)
-        for part in await self._parts_found_broken():
-            self._move_aside(part["table"], Path(part["path"]))
-        # A part may be made again under the name of one that was broken.
-        await self.execute("SYSTEM DROP MARK CACHE", ahead=True)
-        return any(broken.values())
-
-    async def _parts_since(self, since: float) -> list[Row]:
-        return await self.execute(
-            "SELECT table, name, path FROM system.parts WHERE active"
-            " AND database = currentDatabase() AND modification_time >= {since:DateTime}",
-            {"since": max(int(since), 0)},
-            ahead=True,
-        )
-
-    async def _parts_found_broken(self) -> list[Row]:
-        """Those that the engine found broken when it read a table from the disk."""
-        return await self.execute(
-            "SELECT table, path FROM system.detached_parts"
-            " WHERE database = currentDatabase() AND startsWith(reason, 'broken')",
-            ahead=True,
-        )
-
-    async def _is_whole(self, part: Row) -> bool:
-        try:
-            checks = await self.execute(
-                f"CHECK TABLE {part['table']} PART '{part['name']}'", ahead=True
-            )
-        except (StoreError, StoreUnavailableError):
-            return False
-        return all(check["is_passed"] for check in checks)
-
     async def remove_broken(self) -> None:
-        await self._run(self._writer, lambda: shutil.rmtree(self._path / _BROKEN, True))
+        await self._run(self._writer, self._mender.remove_broken)
 
     async def snapshot(self) -> Path:
         return await self._run(self._writer, self._freeze)
@@ -436,28 +362,27 @@ class EmbeddedClickHouse(ThreadedClickHouse[Connection]):
         """Parts never change, so that links to them are a copy; the rest are a few small files."""
         name = f"{_FROZEN}{uuid4().hex}"
         frozen = self._path / "shadow" / name
-        shutil.copytree(self._path / "metadata", frozen / "metadata", symlinks=True)
-        for line in self._ask(_ALL_TABLES).splitlines():
-            table = _decode_row(line)
-            definition = frozen / table["metadata_path"]
-            definition.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._path / table["metadata_path"], definition)
-            if table["engine"].endswith("MergeTree"):
-                self._ask(f"ALTER TABLE {table['name']} FREEZE WITH NAME '{name}'")
-                data = Path(table["data_paths"][0])
-                copied = frozen / data.relative_to(self._path)
-                copied.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(data / "format_version.txt", copied / "format_version.txt")
-        if self._look_for_damage():
-            shutil.rmtree(frozen)
-            raise StoreUnavailableError(_DAMAGED)
+        try:
+            shutil.copytree(self._path / "metadata", frozen / "metadata", symlinks=True)
+            for line in self._ask(_ALL_TABLES).splitlines():
+                self._freeze_table(_decode_row(line), name, frozen)
+            if self._look_for_damage():
+                raise StoreUnavailableError(_DAMAGED)
+        except Exception:
+            shutil.rmtree(frozen, ignore_errors=True)
+            raise
         return frozen
 
-    def _move_aside(self, table: str, part: Path) -> None:
-        logger.error("a part of %s is broken: %s", table, part.name)
-        aside = self._path / _BROKEN
-        aside.mkdir(exist_ok=True)
-        part.rename(aside / f"{table}-{uuid4().hex[:8]}-{part.name}")
+    def _freeze_table(self, table: Row, name: str, frozen: Path) -> None:
+        definition = frozen / table["metadata_path"]
+        definition.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._path / table["metadata_path"], definition)
+        if table["engine"].endswith("MergeTree"):
+            self._ask(f"ALTER TABLE {table['name']} FREEZE WITH NAME '{name}'")
+            data = Path(table["data_paths"][0])
+            copied = frozen / data.relative_to(self._path)
+            copied.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data / "format_version.txt", copied / "format_version.txt")
 
     async def close(self) -> None:
         await super().close()

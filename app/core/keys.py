@@ -63,6 +63,15 @@ class Keyring:
                 (expired if entry.expired(now) else good).add(of)
         return good, expired - good
 
+    def expiry(self, digest: bytes, of: KeyClass) -> datetime | None:
+        """From when on the key with this SHA-256 won't be of a class any more; None: for ever."""
+        expiries = [
+            entry.expiry
+            for entry_of, entry in self._entries
+            if entry_of is of and hmac.compare_digest(digest, entry.digest)
+        ]
+        return max((one for one in expiries if one), default=None) if all(expiries) else None
+
 
 def new_key() -> str:
     """A key that can't be guessed, of letters, digits, `-` and `_`."""

@@ -10,7 +10,7 @@ from app.core.errors import ConfigurationError, StoreError
 
 SQL_FOLDER = Path(__file__).parents[2] / "clickhouse"
 
-OLD_PARTS_SECONDS = 120
+OLD_PARTS_SECONDS = 60
 """How long what was merged stays, as `clickhouse/schema.sql` has it."""
 
 LOCAL = "_local"

@@ -4,12 +4,22 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from app.core.clickhouse_client import ClickHouseClient
 from app.core.errors import NotOnClusterError
 from app.ingest.lease import Turn
-from app.ingest.removal import Removal, begin_removal, carry_out, clean_up, forget_staged
+from app.ingest.removal import (
+    Copies,
+    Removal,
+    begin_copies,
+    begin_removal,
+    clean_up,
+    forget_staged,
+    make_copies,
+    put_in_place,
+)
 from app.ingest.writer import Writer
 from app.schemas.users import ErasureMode, ErasureReceipt
 
@@ -58,7 +68,7 @@ class Eraser:
     async def _erase(self, user_id: UUID, mode: ErasureMode) -> ErasureReceipt:
         requested_at = self._clock()
 
-        async def remove(turn: Turn) -> tuple[Removal, int]:
+        async def begin(turn: Turn) -> tuple[Removal, Copies | None]:
             removal = await begin_removal(
                 self._store,
                 self._writer.tombstones,
@@ -67,12 +77,22 @@ class Eraser:
                 oldest=self._writer.oldest(requested_at),
                 fence=turn.fence,
             )
-            carried_out = await carry_out(self._store, removal, turn.number, turn.fence)
+            if removal.copies:  # in place; it failed in cleaning up
+                return removal, None
+            return removal, await begin_copies(self._store, removal, turn.number, turn.fence)
+
+        async def finish(removal: Removal, copies: Copies | None, turn: Turn) -> Removal:
+            if copies is not None:
+                removal = await put_in_place(self._store, removal, copies, turn.number, turn.fence)
             await forget_staged(self._store)
-            return carried_out
+            return removal
 
         async with self._one_at_a_time:
-            removal, events = await self._writer.in_turn(remove)
+            removal, copies = await self._writer.in_turn(begin)
+            if copies is not None:
+                await make_copies(self._store, removal, copies)
+            removal = await self._writer.in_turn(partial(finish, removal, copies))
+            events = 0 if copies is None else copies.events
             rejected = await clean_up(self._store, removal)
         logger.info("a user was erased: %d events, %d rejected messages", events, rejected)
         return ErasureReceipt(

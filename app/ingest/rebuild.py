@@ -10,6 +10,7 @@ from app.core.clickhouse_client import ClickHouseClient, Parameters, load_query
 from app.core.errors import NotOnClusterError, StoreError, StoreUnavailableError
 from app.ingest.lease import Turn
 from app.ingest.pieces import OF_DAYS, pieces_of
+from app.ingest.removal import is_under_way
 from app.ingest.rollups import Rollup
 from app.ingest.swap import Draft, drop_drafts
 
@@ -51,7 +52,8 @@ async def rebuild(
         first_kept: the first day of which every event is still stored.
 
     Raises:
-        StoreUnavailableError: also when another process has begun to rebuild meanwhile.
+        StoreUnavailableError: also when another process has begun to rebuild meanwhile, or a user
+            is being removed.
         NotOnClusterError: with CLICKHOUSE_CLUSTER.
     """
     if store.cluster is not None:
@@ -62,6 +64,7 @@ async def rebuild(
     about: Parameters = {"of_days": wanted, "first_kept": first_kept}
 
     async def begin(turn: Turn) -> tuple[list[Draft], int]:
+        await _refuse_while_removing(store)
         await drop_drafts(store)
         drafts = [Draft(store, rollup, turn.number) for rollup in rollups]
         for draft in drafts:
@@ -71,6 +74,7 @@ async def rebuild(
             await store.execute(f"SELECT {turn.fence.condition}", ahead=True, fence=turn.fence)
         return drafts, turn.number - 1
 
+    await _refuse_while_removing(store)  # here too: a turn that fails interrupts what it asks for
     drafts, last = await in_turn(begin)
     try:
         await _finish(store, drafts, wanted, first_kept, last, in_turn)
@@ -80,6 +84,12 @@ async def rebuild(
             raise
         raise StoreUnavailableError("another process has begun to rebuild") from error
     logger.info("rebuilt %s for %d days", ", ".join(one.table for one in rollups), len(wanted))
+
+
+async def _refuse_while_removing(store: ClickHouseClient) -> None:
+    """The copies without the user would put back what is rebuilt."""
+    if await is_under_way(store):
+        raise StoreUnavailableError("a user is being removed; try again later")
 
 
 async def _finish(

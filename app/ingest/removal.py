@@ -1,11 +1,12 @@
 """Takes a user out of every table: all of it or nothing, whatever is killed on the way.
 
 Nothing is changed in place. Of every month that has events of the user, and of what the rollups say
-of those, a copy without the user is made beside it. When all copies are there, that is recorded;
+of those, a copy without the user is made beside it, while events are stored and questions answered;
+in a turn to write, what was stored meanwhile is added. When all copies are there, that is recorded;
 from then on they are put in the place of what they were made from, one after another, and this is
 done again after a crash until it is through: it may have stopped in the middle of one, which then
-is there twice. Before it is recorded, the copies are thrown away. All this is part of a turn to
-write, so nothing is stored meanwhile (docs/decisions/10-a-user-is-removed-by-copies.md).
+is there twice. Before it is recorded, the copies are thrown away
+(docs/decisions/10-a-user-is-removed-by-copies.md).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -44,6 +45,8 @@ _SEEN_SECONDS = 0.5
 # A part that a query reads stays until that is through.
 _LONGEST_CLEANING_SECONDS = 120.0
 _REJECTIONS_AT_ONCE = 1_000
+# The limits of a reader's query are not for what is made.
+_UNLIMITED = "max_execution_time = 0, max_memory_usage = 0"
 
 _PENDING_COLUMNS = """
     user_id UUID, new_id Nullable(UUID), session_key_1 UInt64, session_key_2 UInt64,
@@ -93,6 +96,47 @@ class Removal:
         return about
 
 
+@dataclass(slots=True)
+class Copies:
+    """Copies that are being made.
+
+    Attributes:
+        prefix: how their names begin.
+        last_batch: the last one that was stored when they were begun.
+        events: how many there were of the user's.
+        swaps: what they are to replace, when they are made.
+    """
+
+    prefix: str
+    last_batch: int
+    rollups: tuple[Rollup, ...]
+    events: int
+    swaps: list[Swap] = field(default_factory=list)
+
+    @property
+    def tables(self) -> list[str]:
+        """What there are copies of, the events last."""
+        return [*(rollup.table for rollup in self.rollups), _EVENTS]
+
+    def of(self, table: str) -> str:
+        """The copy's name."""
+        return f"{self.prefix}{table}"
+
+    def fence(self, store: ClickHouseClient) -> Fence | None:
+        """What is inserted late, after they were dropped, fails; nothing is inserted twice."""
+        return None if store.exclusive else Fence(self.of(_EVENTS), f"{self.prefix} is written")
+
+
+def _prefix(number: int, removal: Removal) -> str:
+    """Named after both: of one turn there may be the copies of two removals."""
+    return f"{_COPY}{number}_{removal.table.removeprefix(_PENDING)}_"
+
+
+def _before(copy: str) -> str:
+    """The table of what was in the rollup when its copy was begun."""
+    return f"{copy}_before"
+
+
 async def begin_removal(
     store: ClickHouseClient, tombstones: Tombstones, user_id: UUID, *, anonymise: bool,
     oldest: datetime, fence: Fence | None,
@@ -121,18 +165,30 @@ async def begin_removal(
 
 async def carry_out(
     store: ClickHouseClient, removal: Removal, number: int, fence: Fence | None
-) -> tuple[Removal, int]:
-    """Put the tables without the user in the place of those with. Part of the turn `number`.
+) -> Removal:
+    """Do all that takes the user out of the tables within the turn `number`, which is held.
 
     Returns:
-        What is left to do, for `clean_up`, and how many events were the user's.
+        What is left to do, for `clean_up`.
     """
     if removal.copies:
-        return removal, 0
-    # A rollup that is being made anew would bring the user back.
+        return removal
+    copies = await begin_copies(store, removal, number, fence)
+    if copies is None:
+        return removal
+    await make_copies(store, removal, copies)
+    return await put_in_place(store, removal, copies, number, fence)
+
+
+async def begin_copies(
+    store: ClickHouseClient, removal: Removal, number: int, fence: Fence | None
+) -> Copies | None:
+    """Note what there is now. Part of the turn `number`; None if nothing is of the user."""
+    # A rollup that is being made anew would bring the user back, and so would copies of another.
     await drop_drafts(store)
+    await _drop_copies(store, fence)
     rollups = await load_rollups(store, fence)
-    tables = [_EVENTS, *(one.table for one in rollups if "user_id" in one.keys)]
+    of_user = [_EVENTS, *(one.table for one in rollups if "user_id" in one.keys)]
     rows = {
         table: await store.execute(
             f"SELECT count() AS n FROM {table} WHERE user_id = {{user_id:UUID}}",
@@ -140,17 +196,83 @@ async def carry_out(
             ahead=True,
             fence=fence,
         )
-        for table in tables
+        for table in of_user
     }
-    if any(found[0]["n"] for found in rows.values()):
-        async with _held(store, fence):
-            # Named after both: of one turn there may be the copies of two removals.
-            token = removal.table.removeprefix(_PENDING)
-            removal = await _copy(store, removal, rollups, f"{_COPY}{number}_{token}_", fence)
-            await _record(store, removal, fence)
-            await _swap(store, removal, fence)
-        await _drop_copies(store, fence)
-    return removal, rows[_EVENTS][0]["n"]
+    if not any(found[0]["n"] for found in rows.values()):
+        return None
+    copies = Copies(_prefix(number, removal), number - 1, tuple(rollups), rows[_EVENTS][0]["n"])
+    for table in copies.tables:
+        copy = copies.of(table)
+        made = [copy, emptied(copy)] if table == _EVENTS else [copy, emptied(copy), _before(copy)]
+        for name in made:
+            await store.execute(f"CREATE TABLE {name} AS {table}", ahead=True, fence=fence)
+    for rollup in rollups:
+        partitions = await store.execute(
+            f"SELECT DISTINCT _partition_id AS id FROM {rollup.table}", ahead=True, fence=fence
+        )
+        for partition in sorted(row["id"] for row in partitions):
+            await store.execute(
+                f"ALTER TABLE {_before(copies.of(rollup.table))}"
+                f" ATTACH PARTITION ID '{partition}' FROM {rollup.table}",
+                ahead=True,
+                fence=fence,
+            )
+    if fence is not None:
+        # Had the turn been taken away meanwhile, there could be rows of later batches in it.
+        await store.execute(f"SELECT {fence.condition}", ahead=True, fence=fence)
+    return copies
+
+
+async def make_copies(store: ClickHouseClient, removal: Removal, copies: Copies) -> None:
+    """Fill the copies with what there was when they were begun, without the user; in no turn.
+
+    Raises:
+        StoreUnavailableError, StoreError: also when another process has begun to do the like.
+    """
+    try:
+        for rollup in copies.rollups:
+            copies.swaps += await _copy_rollup(store, removal, rollup, copies)
+        # The events are last: as long as there are any of the user's, it can be said which rows of
+        # the rollups have to do with them.
+        copies.swaps += await _copy_events(store, removal, copies)
+    except AnalyticsError:
+        with suppress(AnalyticsError):
+            for name in await _tables(store, copies.prefix):
+                await store.execute(f"DROP TABLE IF EXISTS {name} SYNC", ahead=True)
+        raise
+
+
+async def put_in_place(
+    store: ClickHouseClient,
+    removal: Removal,
+    copies: Copies,
+    number: int,
+    fence: Fence | None,
+) -> Removal:
+    """Add to the copies what was stored since, and swap. Part of the turn `number`.
+
+    Returns:
+        What is left to do, for `clean_up`.
+
+    Raises:
+        StoreUnavailableError: the copies are gone: others have begun the like, or an interruption
+            was put right meanwhile.
+    """
+    async with _held(store, fence):
+        await drop_drafts(store)
+        # Named after this turn: in it, nothing is written but by this.
+        copies = await _rename(store, copies, _prefix(number, removal), fence)
+        await _add_since(store, copies, number - 1, fence)
+        removal = replace(removal, copies=copies.prefix, swaps=tuple(copies.swaps))
+        await _record(store, removal, fence)
+        await _swap(store, removal, fence)
+    await _drop_copies(store, fence)
+    return removal
+
+
+async def is_under_way(store: ClickHouseClient) -> bool:
+    """Whether there are copies that may be put in place."""
+    return bool(await _tables(store, _COPY))
 
 
 async def settle_removals(store: ClickHouseClient, last_batch: int, fence: Fence | None) -> None:
@@ -178,7 +300,7 @@ async def finish_removals(store: ClickHouseClient, number: int, fence: Fence | N
         found = replace(found, oldest=max(found.oldest, await events_kept_since(store)))
         async with _held(store, fence):
             await Tombstones(store).add(found.user_id, fence)
-            removal, _ = await carry_out(store, found, number, fence)
+            removal = await carry_out(store, found, number, fence)
             await forget_staged(store)
             await clean_up(store, removal)
 
@@ -259,24 +381,8 @@ async def _record(store: ClickHouseClient, removal: Removal, fence: Fence | None
     )
 
 
-async def _copy(
-    store: ClickHouseClient,
-    removal: Removal,
-    rollups: Sequence[Rollup],
-    copies: str,
-    fence: Fence | None,
-) -> Removal:
-    """Make the copies. The events are last among the swaps: as long as there are any of the user's,
-    it can be said which rows of the rollups have to do with them."""
-    swaps: list[Swap] = []
-    for rollup in rollups:
-        swaps += await _copy_rollup(store, removal, rollup, copies, fence)
-    swaps += await _copy_events(store, removal, copies, fence)
-    return replace(removal, copies=copies, swaps=tuple(swaps))
-
-
 async def _copy_rollup(
-    store: ClickHouseClient, removal: Removal, rollup: Rollup, copies: str, fence: Fence | None
+    store: ClickHouseClient, removal: Removal, rollup: Rollup, copies: Copies
 ) -> list[Swap]:
     """Rows that the user is in are counted again from the events; all others are as they were.
 
@@ -284,10 +390,14 @@ async def _copy_rollup(
     """
     keys = ", ".join(rollup.keys)
     columns = rollup.columns
-    copy = f"{copies}{rollup.table}"
+    copy = copies.of(rollup.table)
+    before = _before(copy)
     of_user = f"(SELECT * FROM {_EVENTS} WHERE user_id = {{user_id:UUID}})"
     touched = _of(rollup, of_user, columns)
-    others = f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}} AND {OF_DAYS}"
+    others = (
+        f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}}"
+        f" AND {OF_DAYS} AND batch_id <= {{last_batch:UInt64}}"
+    )
     if removal.new_id is None:
         without = f"({others})"
     else:
@@ -297,14 +407,13 @@ async def _copy_rollup(
     is_kept = f"toDateTime({rollup.time}, 'UTC') >= toDateTime({{oldest:UInt32}}, 'UTC')"
     again = f"(({keys}) IN (SELECT {keys} FROM ({touched})) AND {is_kept})"
     is_theirs = "user_id = {user_id:UUID}" if "user_id" in rollup.keys else "0"
-    condition = _condition(fence)
 
-    async def ask(statement: str, **more: Any) -> list[Row]:
-        about = {**removal.parameters, **more}
-        return await store.execute(statement, about, ahead=True, fence=fence)
+    async def ask(statement: str, settings: str = _UNLIMITED, **more: Any) -> list[Row]:
+        about = {**removal.parameters, "last_batch": copies.last_batch, **more}
+        return await store.execute(
+            f"{statement} SETTINGS {settings}", about, fence=copies.fence(store)
+        )
 
-    for made in (copy, emptied(copy)):
-        await ask(f"CREATE TABLE {made} AS {rollup.table}")
     rows = await ask(
         f"SELECT DISTINCT {rollup.every_day} AS day FROM ({touched}) WHERE {is_kept} ORDER BY day"
     )
@@ -312,28 +421,26 @@ async def _copy_rollup(
     days = [date.fromisoformat(row["day"]) for row in rows]
     for first_day, last_day in await pieces_of(store, days):
         await ask(
-            f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)}"
-            f" WHERE {again} AND {condition}",
+            f"INSERT INTO {copy} ({columns}) {_of(rollup, without, columns)} WHERE {again}",
             first_day=first_day,
             last_day=last_day,
         )
     rows = await ask(
-        f"SELECT DISTINCT partition FROM (SELECT _partition_id AS partition FROM {rollup.table}"
+        f"SELECT DISTINCT partition FROM (SELECT _partition_id AS partition FROM {before}"
         f" WHERE {again} OR {is_theirs} UNION ALL SELECT _partition_id AS partition FROM {copy})"
         " ORDER BY partition"
     )
     partitions = [row["partition"] for row in rows]
-    old = f"FROM {rollup.table} WHERE _partition_id IN {{partitions:Array(String)}} AND NOT {again}"
-    in_pieces = await copied_in_pieces(store, rollup.table)
+    old = f"FROM {before} WHERE _partition_id IN {{partitions:Array(String)}} AND NOT {again}"
     await ask(
-        f"INSERT INTO {copy} SELECT * {old} AND NOT ({is_theirs}) AND {condition}"
-        f" SETTINGS {in_pieces}",
+        f"INSERT INTO {copy} SELECT * {old} AND NOT ({is_theirs})",
+        f"{_UNLIMITED}, {await copied_in_pieces(store, before)}",
         partitions=partitions,
     )
     if removal.new_id is not None and "user_id" in rollup.keys:
         await ask(
             f"INSERT INTO {copy} SELECT * REPLACE ({{new_id:UUID}} AS user_id)"
-            f" FROM (SELECT * {old} AND {is_theirs}) WHERE {condition}",
+            f" FROM (SELECT * {old} AND {is_theirs})",
             partitions=partitions,
         )
     return [Swap(rollup.table, partition) for partition in partitions]
@@ -344,23 +451,19 @@ def _of(rollup: Rollup, events: str, columns: str) -> str:
     return f"SELECT {columns} FROM ({rollup.source.replace(_EVENTS, events, 1)})"
 
 
-async def _copy_events(
-    store: ClickHouseClient, removal: Removal, copies: str, fence: Fence | None
-) -> list[Swap]:
-    copy = f"{copies}{_EVENTS}"
+async def _copy_events(store: ClickHouseClient, removal: Removal, copies: Copies) -> list[Swap]:
     rows = await store.execute(
         f"SELECT DISTINCT _partition_id AS partition FROM {_EVENTS}"
         " WHERE user_id = {user_id:UUID} ORDER BY partition",
         removal.parameters,
-        ahead=True,
-        fence=fence,
     )
     partitions = [row["partition"] for row in rows]
-    for made in (copy, emptied(copy)):
-        await store.execute(f"CREATE TABLE {made} AS {_EVENTS}", ahead=True)
     in_months = "_partition_id IN {partitions:Array(String)}"
     of_user = f"SELECT * FROM {_EVENTS} WHERE user_id = {{user_id:UUID}} AND {in_months}"
-    sources = [f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}} AND {in_months} AND"]
+    sources = [
+        f"SELECT * FROM {_EVENTS} WHERE user_id != {{user_id:UUID}} AND {in_months}"
+        " AND batch_id <= {last_batch:UInt64}"
+    ]
     if removal.new_id is not None:
         # Ids of events may follow from that of the user, or be known elsewhere, and so may those of
         # sessions, of which only that they differ counts. Metadata isn't counted.
@@ -368,21 +471,61 @@ async def _copy_events(
             "SELECT * REPLACE (generateUUIDv4() AS id, {new_id:UUID} AS user_id,"
             " if(isNull(session_id), NULL, toNullable(reinterpretAsUUID(sipHash128Keyed("
             "({key_1:UInt64}, {key_2:UInt64}), assumeNotNull(session_id))))) AS session_id,"
-            f" '{{}}' AS metadata) FROM ({of_user}) WHERE"
+            f" '{{}}' AS metadata) FROM ({of_user})"
         )
     for source in sources:
         await store.execute(
-            f"INSERT INTO {copy} {source} {_condition(fence)}",
+            f"INSERT INTO {copies.of(_EVENTS)} {source} SETTINGS {_UNLIMITED}",
             {
                 **removal.parameters,
                 "key_1": removal.session_key[0],
                 "key_2": removal.session_key[1],
                 "partitions": partitions,
+                "last_batch": copies.last_batch,
             },
-            ahead=True,
-            fence=fence,
+            fence=copies.fence(store),
         )
     return [Swap(_EVENTS, partition) for partition in partitions]
+
+
+async def _rename(
+    store: ClickHouseClient, copies: Copies, prefix: str, fence: Fence | None
+) -> Copies:
+    """The copies under other names; what there was before is no longer needed."""
+    names = [copies.of(table) for table in copies.tables]
+    there = set(await _tables(store, copies.prefix))
+    if not there.issuperset(names):
+        raise StoreUnavailableError("the copies without the user are gone")
+    if prefix != copies.prefix:
+        renames = ", ".join(
+            f"{name} TO {prefix}{name.removeprefix(copies.prefix)}"
+            for copy in names
+            for name in (copy, emptied(copy))
+        )
+        await store.execute(f"RENAME TABLE {renames}", ahead=True, fence=fence)
+    return replace(copies, prefix=prefix)
+
+
+async def _add_since(
+    store: ClickHouseClient, copies: Copies, last_batch: int, fence: Fence | None
+) -> None:
+    """Add the batches after those that the copies hold: of others, for the user's are refused."""
+    if last_batch <= copies.last_batch:
+        return
+    batches = "batch_id BETWEEN {first_batch:UInt64} AND {last_batch:UInt64}"
+    about = {"first_batch": copies.last_batch + 1, "last_batch": last_batch}
+    statements = [
+        f"INSERT INTO {copies.of(rollup.table)} ({rollup.columns})"
+        f" SELECT {rollup.columns} FROM ({rollup.source_of(batches)}) WHERE {_condition(fence)}"
+        for rollup in copies.rollups
+    ]
+    # In partitions that aren't swapped they are not missing.
+    statements.append(
+        f"INSERT INTO {copies.of(_EVENTS)} SELECT * FROM {_EVENTS}"
+        f" WHERE {batches} AND {_condition(fence)}"
+    )
+    for statement in statements:
+        await store.execute(statement, about, ahead=True, fence=fence)
 
 
 async def _swap(store: ClickHouseClient, removal: Removal, fence: Fence | None) -> None:

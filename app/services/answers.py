@@ -122,8 +122,9 @@ class Answers:
             del self._running[question]
         if version is not None and version == self._kept_version == self._version():
             until = asyncio.get_running_loop().time() + _KEPT_SECONDS
+            before = self._kept.get(question)
             self._kept[question] = _Kept(body, until)
-            self._kept_bytes += len(body)
+            self._kept_bytes += len(body) - (len(before.body) if before else 0)
         return body
 
 

@@ -2,9 +2,11 @@
 
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import running
+from tests.e2e.test_disk import health, limit_files, wait_until
 from tests.support.answers import PREFIX, assert_problem
 from tests.support.kills import Batch, assert_exact, flat, make_batch, post
 from tests.support.process import ROOT, Service, running_service
@@ -21,8 +24,12 @@ OTHER_DISK = Path("/dev/shm")
 BACKUP = f"{PREFIX}/admin/backup"
 
 
+def ask_for_backup(service: Service) -> httpx.Response:
+    return httpx.post(f"{service.url}{BACKUP}", timeout=60)
+
+
 def make_backup(service: Service) -> dict[str, Any]:
-    answer = httpx.post(f"{service.url}{BACKUP}", timeout=60)
+    answer = ask_for_backup(service)
     assert answer.status_code == 201, answer.text
     receipt: dict[str, Any] = answer.json()
     return receipt
@@ -125,3 +132,21 @@ async def test_the_commands_of_the_readme_back_up_and_restore(tmp_path: Path) ->
     assert path is not None
     with running_service(tmp_path / path[1]) as restored:
         await assert_exact(restored, batch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another process is limited on Linux only")
+async def test_a_backup_that_the_disk_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    with running_service(tmp_path / "store", BACKUP_PATH=str(folder)) as service:
+        batch = make_batch(random.Random(6), 200)
+        post(service.url, batch)
+        limit_files(service, 100)
+        assert_problem(ask_for_backup(service), 503)
+        limit_files(service, resource.RLIM_INFINITY)
+        assert list((tmp_path / "store" / "shadow").glob("backup_*")) == []
+        assert not folder.exists() or list(folder.iterdir()) == []
+        wait_until(lambda: health(service) == "healthy")
+        copy = Path(make_backup(service)["path"])
+        await assert_exact(service, batch)
+    with running_service(copy) as service:
+        await assert_exact(service, batch)

@@ -85,6 +85,22 @@ async def test_writes_that_the_disk_refused_are_not_acknowledged(tmp_path: Path)
         await assert_exact(service, flat(batches))
 
 
+async def test_a_disk_that_goes_on_refusing_is_waited_for(tmp_path: Path) -> None:
+    dice = random.Random(11)
+    with running_service(tmp_path / "store") as service:
+        batches = [make_batch(dice, 30), make_batch(dice, 3)]
+        post(service.url, batches[0])
+        limit_files(service, FILE_SIZES[1])
+        # After the first, each tries to mend it before anything else; that is refused too.
+        for _ in range(4):
+            assert_problem(answer_to(service, batches[1]), 503)
+        assert health(service) == "unhealthy"
+        limit_files(service, NO_LIMIT)
+        wait_until(lambda: health(service) == "healthy")
+        post(service.url, batches[1])
+        await assert_exact(service, flat(batches))
+
+
 async def test_killed_after_the_disk_refused_it_is_in_order_when_it_starts(tmp_path: Path) -> None:
     dice = random.Random(8)
     with running_service(tmp_path / "store") as service:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import uvicorn
+from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -23,6 +24,7 @@ from websockets.typing import Subprotocol
 from app.api.edge import Protocol
 from app.api.sockets import SocketProtocol
 from app.core.config import Settings
+from app.core.keys import digest_of
 from app.main import create_app
 from tests.support.answers import PREFIX
 from tests.support.process import running_service
@@ -332,3 +334,27 @@ async def test_a_process_keeps_no_talkers_and_sends_its_listeners_away_when_stop
         for listener in listeners:
             await listener.wait_closed()
             assert listener.close_code == 1001
+
+
+async def test_a_connection_ends_with_its_key(embedded: Settings) -> None:
+    brief, lasting = "brief", "lasting"
+    expiry = datetime.now(UTC) + timedelta(seconds=3)
+    keys = f"{digest_of(brief).hex()}@{expiry.isoformat()},{digest_of(lasting).hex()}"
+    guarded = embedded.model_copy(update={"read_api_keys": SecretStr(keys)})
+    async with service(guarded) as (_, address, _client):
+
+        def connected(key: str) -> connect:
+            return live(address, additional_headers={"X-API-Key": key})
+
+        async with connected(brief) as going, connected(lasting) as staying:
+            await told(going)
+            await told(staying)
+            async with asyncio.timeout(10):
+                await going.wait_closed()
+            assert datetime.now(UTC) >= expiry
+            assert going.close_code == 1001
+            await staying.ping()
+            assert staying.close_code is None
+        with pytest.raises(InvalidStatus) as refused:
+            await connected(brief)
+        assert refused.value.response.status_code == 401

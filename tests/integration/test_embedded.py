@@ -55,7 +55,7 @@ async def test_every_table_follows_the_fsync_setting(tmp_path: Path, fsync: bool
         for name in ("after_insert", "part_directory"):
             assert f"fsync_{name} = {int(fsync)}" in table["engine_full"]
         assert f"min_rows_to_fsync_after_merge = {int(fsync)}" in table["engine_full"]
-        assert "old_parts_lifetime = 120" in table["engine_full"]
+        assert "old_parts_lifetime = 60" in table["engine_full"]
         assert "min_bytes_for_full_part_storage = 10485760" in table["engine_full"]
 
 

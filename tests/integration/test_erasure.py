@@ -13,10 +13,13 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from app.core.clickhouse_client import ClickHouseClient
+from app.core.clickhouse_client import ClickHouseClient, Row
 from app.core.config import Settings
+from app.core.errors import StoreUnavailableError
+from app.ingest.rebuild import rebuild
 from app.ingest.rejections import RejectedEvents, RejectedMessage
 from app.ingest.removal import begin_removal
+from app.ingest.rollups import load_rollups
 from app.schemas.events import RejectionReason
 from tests.conftest import NOW, opened_store, running
 from tests.integration.test_kafka import message, settings_for
@@ -125,7 +128,7 @@ async def test_an_erased_user_is_in_no_answer_and_comes_back_by_no_door(
         assert await app.state.store.execute("SHOW TABLES LIKE '%remov%'") == []
         tables = await app.state.store.execute(
             "SELECT name FROM system.tables WHERE database = currentDatabase()"
-            " AND engine LIKE '%MergeTree' AND engine_full NOT LIKE '%old_parts_lifetime = 120%'"
+            " AND engine LIKE '%MergeTree' AND engine_full NOT LIKE '%old_parts_lifetime = 60%'"
         )
         assert tables == []
     # It is remembered.
@@ -355,6 +358,48 @@ async def test_late_messages_of_an_erased_user_leave_nothing(
         )
         assert [payload for *_, payload in rows if payload] == [bad[2]]
         assert files_with(settings.clickhouse_path, forms_of(UUID(ERIN))) == []
+
+
+async def test_events_are_stored_while_a_user_is_removed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(21)
+    events = viewing(dice, 400)
+    async with running(settings) as (app, client):
+        await send(client, events)
+        store = app.state.store
+        copying, may_go_on = asyncio.Event(), asyncio.Event()
+        execute = store.execute
+
+        async def slowly(sql: str, *args: Any, **kwargs: Any) -> list[Row]:
+            if sql.startswith("INSERT INTO removing_"):
+                copying.set()
+                await may_go_on.wait()
+            rows: list[Row] = await execute(sql, *args, **kwargs)
+            return rows
+
+        monkeypatch.setattr(store, "execute", slowly)
+        erasing = asyncio.create_task(erase(client, ERIN))
+        await copying.wait()
+        for _ in range(5):
+            more = viewing(dice, 60)
+            receipt = await send(client, more)
+            others = without(more, ERIN)
+            assert receipt["stored"] == len(others)
+            assert {one["reason"] for one in receipt["rejections"]} <= {"erased_user"}
+            events += others
+        # What is rebuilt now would be undone.
+        with pytest.raises(StoreUnavailableError):
+            await rebuild(
+                store, await load_rollups(store), [NOW.date()],
+                in_turn=app.state.writer.in_turn, first_kept=NOW.date() - timedelta(days=9),
+            )  # fmt: skip
+        may_go_on.set()
+        receipt = await erasing
+        assert receipt["events"] == 400 - len(without(events[:400], ERIN))
+        await assert_truth(client, without(events, ERIN))
+        await assert_rollups_match(store)
+        assert await execute("SHOW TABLES LIKE '%remov%'") == []
 
 
 @pytest.mark.parametrize("engine", ["server"])

@@ -15,6 +15,10 @@ class Figure(BaseModel):
     number: int
 
 
+class Text(BaseModel):
+    text: str
+
+
 class Store:
     """Holds a number, which a computation reads when it begins; it takes a while to say it."""
 
@@ -61,6 +65,29 @@ async def test_an_answer_is_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -
     await asyncio.sleep(0.03)
     await number(answers, store)
     assert store.computations == 2
+
+
+async def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "_KEPT_BYTES", 10_000)
+    answers = Answers(lambda: 0)
+
+    async def compute() -> Text:
+        return Text(text="x" * 1_000)
+
+    most = 0
+    for question in range(100):
+        await answers.get(question, compute)
+        most = max(most, sum(answers.kept(one) is not None for one in range(100)))
+    assert 5 < most < 10
+    # One that is computed again takes the room that it had.
+    monkeypatch.setattr(answers_module, "_KEPT_SECONDS", 0.0)
+    again = Answers(lambda: 0)
+    for _ in range(100):
+        await again.get("again", compute)
+    monkeypatch.setattr(answers_module, "_KEPT_SECONDS", 60.0)
+    for question in range(5):
+        await again.get(question, compute)
+    assert all(again.kept(one) is not None for one in range(5))
 
 
 async def test_those_who_ask_at_the_same_time_share_a_computation() -> None:

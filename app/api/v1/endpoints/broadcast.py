@@ -1,6 +1,7 @@
 """What is happening now, over a WebSocket."""
 
 import asyncio
+from datetime import datetime
 from http import HTTPStatus
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -23,7 +24,8 @@ router = APIRouter(prefix=PREFIX, tags=["figures"])
 
 @router.websocket("/live")
 async def live(socket: WebSocket, tz: str = "UTC") -> None:
-    """A snapshot at once, and another, at most one a second, when something has changed."""
+    """A snapshot at once, and another, at most one a second, when something has changed; as long as
+    the key is good."""
     if not socket.app.state.ready or socket.app.state.draining:
         return await _refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "the service is not ready")
     try:
@@ -38,6 +40,10 @@ async def live(socket: WebSocket, tz: str = "UTC") -> None:
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(LIVE_PROTOCOL if LIVE_PROTOCOL in offered else None)
     with hub.listening(tz) as listener:
+        expiry: datetime | None = socket.scope.get("state", {}).get("key_expiry")
+        if expiry is not None:
+            left = expiry - socket.app.state.clock()
+            asyncio.get_running_loop().call_later(left.total_seconds(), listener.end)
         await _tell(socket, listener)
     return None
 
