@@ -26,7 +26,7 @@ HEAD = """# What was measured last
 
 What counts is the ratio: both sides of a row are from one run, in turns, and machines differ.
 Figures are medians of the rounds. What each benchmark does exactly, and how it is run alone, is
-written at the top of its file.
+written at the top of its file. What limits those that miss their target: [LIMITS.md](LIMITS.md).
 """
 # In the order in which they run: the last one writes much to the largest store's copy.
 TITLES = {
