@@ -101,7 +101,8 @@ VALUES: dict[str, Any] = {
 }
 # Asked of the node itself, not of the tables that stand for all of them.
 OF_THE_NODE = {
-    "active_partitions", "database_identity", "old_parts", "retention", "running_statements",
+    "active_partitions", "database_identity", "old_parts", "retention", "row_bytes",
+    "running_statements",
     "tables_named", "unfilled_rollups", "wait_on_server", "write_lease",
 }  # fmt: skip
 QUERIES = sorted({path.stem for path in SQL_FOLDER.glob("queries/*.sql")} - OF_THE_NODE)
